@@ -1,7 +1,7 @@
 """The six classes and their colours: RGB annotation <-> class indices. NumPy only.
 
-The colours are those of the published masks, measured on all 72 of them; the `classes.json` that lies beside the masks lists
-other colours for five of the six classes, so never label from it.
+The colours are those of the published masks, measured on all 72 of them; the `classes.json` that lies beside the masks
+lists other colours for five of the six classes, so never label from it.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ COLORS = np.array(
 NUM_CLASSES = len(CLASSES)
 UNLABELED = CLASSES.index("Unlabeled")
 IGNORE = 255
-"""Label of pixels that nobody annotated: black in the masks (552,156 px of the real set, nearly all in Tile 8 part 3)."""
+"""Label of pixels that nobody annotated, black in the masks: 552,156 px of the real set, nearly all in Tile 8 part 3."""
 
 VALUES = (*range(NUM_CLASSES), IGNORE)
 """Every value that a mask may hold, in the order in which `count` counts them."""
@@ -38,9 +38,9 @@ class UnknownColorError(ValueError):
 def _channel_tables() -> np.ndarray:
     """(3, 256) uint8: what each channel's value alone says about the class.
 
-    The seven known colours differ from one another in every single channel, so three byte-wide lookups that agree are an exact
-    test for membership, at a fraction of the time and none of the 16 MiB of a table over all 2^24 colours. A value that belongs
-    to no class answers 252, 253 or 254 by channel, which can never agree.
+    The seven known colours differ from one another in every single channel, so three byte-wide lookups that agree are an
+    exact test for membership, in less time than one lookup in a 16 MiB table over all 2^24 colours. A value that belongs to
+    no class answers 252, 253 or 254 by channel, which can never agree.
     """
     tables = np.repeat(np.array([[252], [253], [254]], np.uint8), 256, axis=1)
     for channel, table in enumerate(tables):
@@ -58,7 +58,8 @@ _DECODED[:NUM_CLASSES] = COLORS
 def encode(color_mask: np.ndarray, name: str = "mask", on_unknown: str = "error") -> np.ndarray:
     """Class index of every pixel: (h, w, 3) uint8 RGB -> (h, w) uint8, black and nothing else -> IGNORE.
 
-    A colour outside the table raises UnknownColorError, which calls the file `name`; with on_unknown="ignore" it becomes IGNORE.
+    A colour outside the table raises UnknownColorError, whose message calls the file `name`; with on_unknown="ignore" such
+    pixels become IGNORE.
     """
     red, green, blue = (table[color_mask[..., channel]] for channel, table in enumerate(_TABLES))
     if np.array_equal(red, green) and np.array_equal(red, blue):

@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -33,11 +33,12 @@ from tqdm import tqdm
 
 from segmentation import splits
 from segmentation.labels import CLASSES, COLORS, IGNORE, VALUES, UnknownColorError, count, encode
-from segmentation.sources import Part, find_parts, find_root
+from segmentation.sources import BadFileError, Part, find_parts, find_root
 from segmentation.tiling import GRIDS, cut, positions, shrink_images, shrink_masks
 
 FORMAT_VERSION = 1
 DATASET = "humansintheloop/semantic-segmentation-of-aerial-imagery"  # Kaggle, CC0 1.0, 33 MB
+FILES = ("images.npy", "masks.npy", "patches.csv", "manifest.json")
 COLUMNS = (*CLASSES, "ignore")
 
 
@@ -81,28 +82,31 @@ def prepare(raw: Path, out: Path, options: Options, force: bool = False, workers
     root = find_root(raw)
     existing = _manifest_of(out)
     parts, problems = find_parts(root, options.patch_size)
+    if not (parts or problems):
+        raise ValueError(f"{root} holds tiles, but no image in any of them")
     if problems:  # the colours of the other files too, so that one run tells all there is to mend
         problems += _convert(parts, options, None, workers)[1]
         raise BadInputError(problems)
-    checksum = _checksum(root, parts, options)
+    checksum = _checksum(parts, options)
     if existing and existing["checksum"] == checksum:
         return False
     if existing and not force:
         raise ValueError(f"{out} {_difference(existing, options)}; name another folder, or replace it with --force")
     with _written_beside(out) as folder:
-        _write(root, parts, options, folder, workers, checksum)
+        _write(parts, options, folder, workers, checksum)
     return True
 
 
 def _manifest_of(out: Path) -> dict | None:
     """The manifest in `out`, None where nothing is there; ValueError for a folder that is something else."""
-    if (out / "manifest.json").is_file():
-        manifest = json.loads((out / "manifest.json").read_text())
-        if isinstance(manifest, dict) and "checksum" in manifest:
-            return manifest
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not a prepared set; name another folder")
-    return None
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if all((out / name).is_file() for name in FILES):
+        with suppress(ValueError):  # not JSON
+            manifest = json.loads((out / "manifest.json").read_text())
+            if isinstance(manifest, dict) and "checksum" in manifest:
+                return manifest
+    raise ValueError(f"{out} exists and is not a prepared set; name another folder, or remove it")
 
 
 def _difference(existing: dict, options: Options) -> str:
@@ -114,20 +118,16 @@ def _difference(existing: dict, options: Options) -> str:
     return "was prepared from other files or by another version"
 
 
-def _checksum(root: Path, parts: list[Part], options: Options) -> str:
+def _checksum(parts: list[Part], options: Options) -> str:
     """SHA-256 over everything that determines the set's content: the version of the data, as runs record it."""
-    content = [FORMAT_VERSION, asdict(options), CLASSES, COLORS.tolist(), _sources(root, parts)]
+    content = [FORMAT_VERSION, asdict(options), CLASSES, COLORS.tolist(), _sources(parts)]
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sources(root: Path, parts: list[Part]) -> dict[str, str]:
-    """Source file -> SHA-256."""
-    files = (
-        (path, checksum)
-        for part in parts
-        for path, checksum in zip((part.image, part.mask), part.checksums, strict=True)
-    )
-    return {path.relative_to(root).as_posix(): checksum for path, checksum in files}
+def _sources(parts: list[Part]) -> dict[str, str]:
+    """Source file -> SHA-256 of its bytes."""
+    files = ((path, checksum) for part in parts for path, checksum in zip((part.image, part.mask), part.checksums, strict=True))
+    return {_name(path): checksum for path, checksum in files}
 
 
 @contextmanager
@@ -191,15 +191,13 @@ class _Converted:
     stored: np.ndarray  # (n, 7) int64: the same of each stored patch
 
 
-def _write(root: Path, parts: list[Part], options: Options, folder: Path, workers: int | None, checksum: str) -> None:
+def _write(parts: list[Part], options: Options, folder: Path, workers: int | None, checksum: str) -> None:
     """Fill `folder` with the four files of a prepared set."""
     total = sum(len(positions(part.height, part.width, options.patch_size, options.grid)) for part in parts)
     shape = (total, options.stored_size, options.stored_size)
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
-            f"{total} patches need {needed / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB free"
-        )
+        raise ValueError(f"{total} patches need {needed / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB free")
     stores = _Store(folder / "images.npy", (*shape, 3)), _Store(folder / "masks.npy", shape)
     try:
         converted, problems = _convert(parts, options, stores, workers)
@@ -223,7 +221,7 @@ def _write(root: Path, parts: list[Part], options: Options, folder: Path, worker
     else:
         split = splits.at_random(total)
     _write_table(folder / "patches.csv", where, split, stored)
-    manifest = _manifest(options, where, split, stored, raw) | {"sources": _sources(root, parts), "checksum": checksum}
+    manifest = _manifest(options, where, split, stored, raw) | {"sources": _sources(parts), "checksum": checksum}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -232,8 +230,8 @@ def _convert(
 ) -> tuple[list[_Converted], list[str]]:
     """Decode, label, cut, shrink and store every part, in parallel; without stores it only looks for problems.
 
-    Threads and no processes: OpenCV, NumPy and the writes let go of the interpreter lock, and nothing has to be copied between
-    processes. One OpenCV thread each, since the parts are the parallelism.
+    Threads, not processes: OpenCV, NumPy and the writes let go of the interpreter lock (on two cores, two threads spend what
+    one spends, in half the time), and nothing is copied between processes. One OpenCV thread each: the parts are the parallelism.
     """
     first, start = {}, 0
     for part in parts:
@@ -243,15 +241,13 @@ def _convert(
     workers = workers or min(8, len(os.sched_getaffinity(0)))  # a worker holds about 60 MB of the largest real part
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(workers) as pool:
-        by_size = sorted(
-            parts, key=lambda part: -part.height * part.width
-        )  # the largest first: none is left for the end
+        by_size = sorted(parts, key=lambda part: -part.height * part.width)  # the largest first: none is left for the end
         jobs = {pool.submit(_convert_part, part, options, stores, first[part]): part for part in by_size}
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", unit="part", disable=None):
                 try:
                     results[jobs[job]] = job.result()
-                except UnknownColorError as error:
+                except (BadFileError, UnknownColorError) as error:
                     problems.append(str(error))
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -261,10 +257,9 @@ def _convert(
 
 def _convert_part(part: Part, options: Options, stores: tuple[_Store, _Store] | None, first: int) -> _Converted:
     """One part, whose first patch is number `first` of the set."""
-    name = "/".join(part.mask.parts[-3:])
-    mask = encode(_read(part.mask), name, options.on_unknown)
+    mask = encode(_read(part.mask, part), _name(part.mask), options.on_unknown)
+    image = _read(part.image, part)
     raw = count(mask)
-    image = _read(part.image)
     if stores is None:
         return _Converted(raw, np.empty((0, len(VALUES)), np.int64))
     masks, _ = cut(mask, options.patch_size, options.grid)
@@ -276,12 +271,17 @@ def _convert_part(part: Part, options: Options, stores: tuple[_Store, _Store] | 
     return _Converted(raw, np.stack([count(patch) for patch in masks]))
 
 
-def _read(path: Path) -> np.ndarray:
-    """(h, w, 3) uint8 RGB; palette, grey and alpha files come out as RGB too."""
+def _read(path: Path, part: Part) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of one of the part's files; palette, grey and alpha files come out as RGB too."""
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise UnknownColorError(f"{'/'.join(path.parts[-3:])}: OpenCV cannot decode it")
+    if pixels is None or pixels.shape[:2] != (part.height, part.width):
+        raise BadFileError(f"{_name(path)}: damaged, OpenCV cannot decode it")
     return pixels
+
+
+def _name(path: Path) -> str:
+    """A source file as messages and the manifest call it: tile, kind and file."""
+    return "/".join(path.parts[-3:])
 
 
 def _write_table(path: Path, where: list[tuple], split: list[str], stored: np.ndarray) -> None:
@@ -294,15 +294,12 @@ def _write_table(path: Path, where: list[tuple], split: list[str], stored: np.nd
             table.writerow([index, *place, name, *(f"{value:.6f}" for value in share)])
 
 
-def _manifest(
-    options: Options, where: list[tuple], split: list[str], stored: np.ndarray, raw: dict[int, np.ndarray]
-) -> dict:
+def _manifest(options: Options, where: list[tuple], split: list[str], stored: np.ndarray, raw: dict[int, np.ndarray]) -> dict:
     """manifest.json, but for the sources and the checksum."""
     split_array = np.array(split)
     pixels = {name: stored[split_array == name].sum(axis=0) for name in splits.SPLITS}
     tiles = {
-        name: sorted({tile for (tile, *_), each in zip(where, split, strict=True) if each == name})
-        for name in splits.SPLITS
+        name: sorted({tile for (tile, *_), each in zip(where, split, strict=True) if each == name}) for name in splits.SPLITS
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -387,9 +384,7 @@ def _download(raw: Path) -> None:
 )
 @click.option("--download", is_flag=True, help="First fetch the real set from Kaggle into RAW, if RAW does not exist.")
 @click.option("--force", is_flag=True, help="Replace a prepared set in OUT that was made otherwise.")
-@click.option(
-    "--workers", type=click.IntRange(1, 64), help="Threads; the result is the same. Default: one a core, at most 8."
-)
+@click.option("--workers", type=click.IntRange(1, 64), help="Threads; the result is the same. Default: one a core, at most 8.")
 def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None, **options) -> None:
     """Turn the raw tiles in RAW into a prepared set in the new folder OUT.
 

@@ -1,7 +1,7 @@
 """A raw folder -> its checked pairs of image and mask. Standard library only.
 
-Sizes, truncation and damage are read off the files' own structure, without decoding: the whole real set takes 0.1 s, so that bad
-files are known, all of them, before anything is written. OpenCV would not tell: it fills a truncated file's rest with grey.
+Sizes, truncation and damage are read off the files' own structure, without decoding: the whole real set takes 0.1 s, so that
+bad files are known, all of them, before anything is written. OpenCV would not tell: it fills a truncated file's rest in grey.
 """
 
 import re
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-TILE = re.compile(r"Tile (\d+)")
-PART = re.compile(r"image_part_(\d+)")
+TILE = re.compile(r"Tile ([1-9]\d*)")
+PART = re.compile(r"image_part_(\d{3})")
 KINDS = {"images": ".jpg", "masks": ".png"}
 """Folder of a tile -> the ending of its files."""
 
@@ -26,7 +26,7 @@ _SCAN = 0xDA
 
 
 class BadFileError(ValueError):
-    """A file that cannot be used; the message names no path."""
+    """A file that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,16 @@ class Part:
 
 
 def find_root(raw: Path) -> Path:
-    """The folder that holds the `Tile N` folders: `raw` itself or its one sub-folder that does, as in the published archive."""
+    """The folder that holds the `Tile N` folders: `raw` itself or a folder in it, as in the published archive."""
     for root in (raw, *sorted(path for path in raw.iterdir() if path.is_dir())):
         if any(path.is_dir() and TILE.fullmatch(path.name) for path in root.iterdir()):
             return root
-    raise ValueError(
-        f"{raw} holds no folder named 'Tile 1', 'Tile 2', ...; name the folder that does, or use --download"
-    )
+    raise ValueError(f"{raw} holds no folder named 'Tile 1', 'Tile 2', ...; name the folder that does, or use --download")
 
 
 def find_parts(root: Path, smallest: int) -> tuple[list[Part], list[str]]:
-    """Every good pair, sorted by tile and part, and a line for every bad file: missing, unreadable, truncated, mis-sized, or
-    less than `smallest` px high or wide."""
+    """Every good pair, sorted by tile and part; and a line for every file that is missing, unreadable, truncated, of
+    another size than its partner, or less than `smallest` px high or wide."""
     parts, problems = [], []
     tiles = {int(match[1]): path for path in root.iterdir() if (match := TILE.fullmatch(path.name)) and path.is_dir()}
     for tile, folder in sorted(tiles.items()):
@@ -87,9 +85,7 @@ def _numbered(folder: Path, root: Path, problems: list[str]) -> dict[int, Path]:
     return found
 
 
-def _checked(
-    root: Path, tile: int, number: int, image: Path, mask: Path, smallest: int, problems: list[str]
-) -> Part | None:
+def _checked(root: Path, tile: int, number: int, image: Path, mask: Path, smallest: int, problems: list[str]) -> Part | None:
     """The pair as a Part, or None and lines in `problems`."""
     sizes, checksums = [], []
     for path, size_of in ((image, jpeg_size), (mask, png_size)):

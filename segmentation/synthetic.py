@@ -60,9 +60,7 @@ class _Canvas:
         """(h, w) float32 smooth noise of mean 0 and deviation 1, with features of `cell` px, `stretch` times as wide as high."""
         height, width = self.labels.shape
         shape = (int(height / cell / FINE) + 3, int(width / cell / FINE / stretch) + 3)
-        field = cv2.resize(
-            self.rng.standard_normal(shape).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-        )
+        field = cv2.resize(self.rng.standard_normal(shape).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
         return (field - field.mean()) / field.std()
 
     def color(self, color: tuple[int, int, int], spread: float = 8) -> tuple[int, ...]:
@@ -192,9 +190,7 @@ def _villas(canvas: _Canvas, center: np.ndarray, along: float, across: float, an
         jitter = canvas.rng.uniform(-1.5, 1.5, 2)
         kind = canvas.rng.random()
         if kind < 0.3:
-            canvas.polygon(
-                _box(lot, along / columns - 2, across / rows - 2, angle), canvas.color(GREENS[1]), VEGETATION, FIXED
-            )
+            canvas.polygon(_box(lot, along / columns - 2, across / rows - 2, angle), canvas.color(GREENS[1]), VEGETATION, FIXED)
         if kind < 0.88:
             _building(canvas, lot + jitter, canvas.rng.uniform(11, 16), canvas.rng.uniform(10, 14), angle)
         if kind < 0.12:
@@ -216,12 +212,8 @@ def _towers(canvas: _Canvas, center: np.ndarray, along: float, across: float, an
 
 def _park(canvas: _Canvas, center: np.ndarray, along: float, across: float, angle: float) -> None:
     """Lawn, a path across it, trees, sometimes a pond."""
-    canvas.polygon(
-        _box(center, along, across, angle), canvas.color(GREENS[canvas.rng.integers(1, 3)]), VEGETATION, FIXED
-    )
-    canvas.polygon(
-        _box(center, along, 3.5, angle + canvas.rng.uniform(-0.5, 0.5)), canvas.color(PALE_SAND), LAND, FIXED
-    )
+    canvas.polygon(_box(center, along, across, angle), canvas.color(GREENS[canvas.rng.integers(1, 3)]), VEGETATION, FIXED)
+    canvas.polygon(_box(center, along, 3.5, angle + canvas.rng.uniform(-0.5, 0.5)), canvas.color(PALE_SAND), LAND, FIXED)
     if canvas.rng.random() < 0.35:
         canvas.polygon(_blob(canvas, center, min(along, across) / 5), canvas.color((58, 92, 98)), WATER, FIXED)
     for lot in _lattice(center, along, across, angle, max(2, round(along / 9)), max(2, round(across / 9))):
@@ -318,9 +310,7 @@ def draw(seed: int, tiles: int, size: int):
     for group in groups(list(range(1, tiles + 1))):
         rng = np.random.default_rng((seed, 2000, group[0]))
         height, width = (3 * size + int(value) for value in rng.integers(-size // 5, size // 5 + 1, 2))
-        height, width = (
-            side + (side % 3 == 0) for side in (height, width)
-        )  # no multiple of 3: parts differ by a pixel
+        height, width = (side + (side % 3 == 0) for side in (height, width))  # no multiple of 3: parts differ by a pixel
         canvas = _ground(seed, group[0], height, width + width // 2 if len(group) > 1 else width)
         labels = canvas.labels[FINE // 2 :: FINE, FINE // 2 :: FINE]
         for tile in group:
@@ -332,9 +322,7 @@ def draw(seed: int, tiles: int, size: int):
 def write(out: Path, seed: int = 0, tiles: int = 8, size: int = 160) -> None:
     """Draw the city into the new folder `out`, in the real set's layout."""
     out.mkdir(parents=True, exist_ok=True)
-    listed = [
-        {"title": title, "shape": "polygon", "color": color, "geometry_config": {}} for title, color in CLASSES_JSON
-    ]
+    listed = [{"title": title, "shape": "polygon", "color": color, "geometry_config": {}} for title, color in CLASSES_JSON]
     (out / "classes.json").write_text(json.dumps({"classes": listed, "tags": []}))
     for tile, image, mask in draw(seed, tiles, size):
         rng = np.random.default_rng((seed, 3000, tile))
@@ -342,14 +330,11 @@ def write(out: Path, seed: int = 0, tiles: int = 8, size: int = 160) -> None:
         for kind in ("images", "masks"):
             (out / f"Tile {tile}" / kind).mkdir(parents=True)
         for number, window in enumerate(_parts(*mask.shape), 1):
-            name = out / f"Tile {tile}" / "{}" / f"image_part_{number:03d}"
-            quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-            _save(Path(f"{name}.jpg".format("images")), ".jpg", image[window], quality)
-            path = Path(f"{name}.png".format("masks"))
-            if tile in PALETTE_TILES:
-                path.write_bytes(_palette_png(mask[window], rng))
-            else:
-                _save(path, ".png", decode(mask[window]), [])
+            name = f"image_part_{number:03d}"
+            jpeg = _encoded(".jpg", image[window], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            png = _palette_png(mask[window], rng) if tile in PALETTE_TILES else _encoded(".png", decode(mask[window]), [])
+            (out / f"Tile {tile}" / "images" / f"{name}.jpg").write_bytes(jpeg)
+            (out / f"Tile {tile}" / "masks" / f"{name}.png").write_bytes(png)
 
 
 def _forget(mask: np.ndarray, rng: np.random.Generator, tile: int) -> None:
@@ -368,9 +353,9 @@ def _parts(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(slice(*rows[i : i + 2]), slice(*columns[j : j + 2])) for i in range(3) for j in range(3)]
 
 
-def _save(path: Path, kind: str, pixels: np.ndarray, options: list[int]) -> None:
-    """Write (h, w, 3) uint8 RGB; encoded in memory, since `cv2.imwrite` fails without an error."""
-    path.write_bytes(cv2.imencode(kind, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes())
+def _encoded(kind: str, pixels: np.ndarray, options: list[int]) -> bytes:
+    """The file of (h, w, 3) uint8 RGB."""
+    return cv2.imencode(kind, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def _palette_png(mask: np.ndarray, rng: np.random.Generator) -> bytes:

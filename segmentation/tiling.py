@@ -5,7 +5,7 @@ from patchify import patchify
 
 
 def _crop(length: int, size: int) -> np.ndarray:
-    """Multiples of `size` from the top or left edge; what is left at the far edge is dropped. The published protocol."""
+    """Multiples of `size` from the near edge; what is left over at the far edge is dropped. The published protocol."""
     return np.arange(0, length - size + 1, size)
 
 
@@ -20,13 +20,13 @@ GRIDS = {"cover": _cover, "crop": _crop}
 
 
 def positions(height: int, width: int, size: int, grid: str) -> np.ndarray:
-    """(n, 2) int64: row and column of every patch's top-left pixel in a part of height x width px, in row-major order."""
+    """(n, 2) int64, row-major: row and column of every patch's top-left pixel in a part of height x width px."""
     rows, columns = GRIDS[grid](height, size), GRIDS[grid](width, size)
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def cut(image: np.ndarray, size: int, grid: str) -> tuple[np.ndarray, np.ndarray]:
-    """Patches of an image (h, w, 3) or mask (h, w), and where they lie: (n, size, size[, 3]) of the same dtype, (n, 2) int64.
+    """Patches of an image (h, w, 3) or mask (h, w): (n, size, size[, 3]) of its dtype, and their (n, 2) `positions`.
 
     Both sides must be at least `size`. The patches are copies.
     """
@@ -58,7 +58,7 @@ def shrink_masks(masks: np.ndarray, scale: int, values: tuple[int, ...]) -> np.n
 
 
 def _block_sums(arrays: np.ndarray, scale: int, dtype: type) -> np.ndarray:
-    """Sum of every scale x scale block over axes 1 and 2. Rows first: whole rows add up fast, and leave 1 / scale of the work."""
+    """Sum of every scale x scale block over axes 1 and 2. Whole rows first: they add up fast, and leave less to pick from."""
     rows = arrays[:, 0::scale].astype(dtype)
     for offset in range(1, scale):
         rows += arrays[:, offset::scale]
