@@ -14,6 +14,9 @@ OBJECTIVE = "best_val_loss"
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
 """The published setting that every search has to beat; a run is a baseline when it holds these values."""
 
+UNET_MULTIPLE = 16  # the published U-Net halves four times
+BACKBONE_MULTIPLES = {"unet": 32, "fpn": 32, "linknet": 32, "pspnet": 48}  # what segmentation-models' shapes need
+
 
 def _hyper(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
     """A field with a one-line help text and, for numbers, inclusive bounds."""
@@ -51,6 +54,21 @@ class Config:
     def __post_init__(self) -> None:
         for spec in fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+        if self.backbone is None and self.architecture != "unet":
+            raise ValueError(f"architecture={self.architecture} needs a backbone, for example resnet18")
+        if self.backbone is None and self.pretrained:
+            raise ValueError("pretrained=True needs a backbone whose weights to load, for example resnet18")
+
+    def check_patch_size(self, size: int) -> None:
+        """ValueError where the architecture cannot take patches of `size` x `size` px; asked before any data is loaded."""
+        multiple = BACKBONE_MULTIPLES[self.architecture] if self.backbone else UNET_MULTIPLE
+        if size % multiple:
+            with_backbone = f" on {self.backbone}" if self.backbone else ""
+            near = max(multiple, round(size / multiple) * multiple)
+            raise ValueError(
+                f"{self.architecture}{with_backbone} takes patches of a multiple of {multiple} px, this set has {size} px; "
+                f"prepare one whose --patch-size is {near} times its --scale"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Config":

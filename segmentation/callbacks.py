@@ -1,0 +1,144 @@
+"""What happens around the epochs of a fit: one row recorded, a checkpoint that survives kill -9, a bar that moves."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+from tqdm import tqdm
+
+from segmentation.config import OBJECTIVE
+from segmentation.ending import RunEnded
+from segmentation.losses import unpack
+from segmentation.metrics import summarize
+
+
+class Checkpoint:
+    """The folder that a run goes on from: `state.json` and the two .keras files it names.
+
+    Every file is written beside and renamed, and `state.json` last, so a run killed at any instant finds the last whole epoch.
+    The rows of all epochs stand in it too: what the killed process had not yet sent to W&B is sent again from there.
+    """
+
+    def __init__(self, folder: Path, identity: dict):
+        """`identity` is what a checkpoint must agree with to be gone on from: the configuration and the data's checksum."""
+        self.folder, self.identity = folder, identity
+        self.rows: list[dict] = []
+        self.files: dict[str, str] = {}
+        path = folder / "state.json"
+        if path.is_file():
+            state = json.loads(path.read_text())
+            if state["identity"] != identity:
+                differs = [name for name in identity if state["identity"].get(name) != identity[name]]
+                raise ValueError(
+                    f"{folder} is the checkpoint of another run: {', '.join(differs)} differ; take another run id or remove it"
+                )
+            self.rows, self.files = state["rows"], state["files"]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.rows)
+
+    def path(self, role: str) -> Path | None:
+        """The .keras file of a role: `last` (with optimizer), `best` or `kept` (to predict with); None where there is none."""
+        return self.folder / self.files[role] if role in self.files else None
+
+    def load(self) -> keras.Model:
+        """The compiled model with optimizer and random state as they were after the last whole epoch."""
+        return keras.saving.load_model(self.path("last"), safe_mode=True)
+
+    def save(self, model: keras.Model, row: dict, best: bool, keep: bool) -> None:
+        """Record one more epoch: its row, the whole model, and the weights alone where they are the best or to be kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rows.append(row)
+        inference = keras.Model(model.inputs, model.outputs, name=model.name)  # never compiled: opens without our classes
+        roles = {"last": model} | ({"best": inference} if best else {}) | ({"kept": inference} if keep else {})
+        for role, saved in roles.items():
+            name = f"{role}-{self.epoch:05d}.keras"
+            saved.save(self.folder / f"part-{name}")
+            (self.folder / f"part-{name}").replace(self.folder / name)
+            self.files[role] = name
+        _write_json(self.folder / "state.json", {"identity": self.identity, "rows": self.rows, "files": self.files})
+        for stale in set(self.folder.glob("*.keras")) - {self.folder / name for name in self.files.values()}:
+            stale.unlink()
+
+
+class Record(keras.callbacks.Callback):
+    """Makes the row of each epoch, saves the checkpoint, then hands the row to `log`: what is logged can be gone on from."""
+
+    def __init__(self, checkpoint: Checkpoint, patches: int, keep_epoch: int, log: Callable[[dict], None]):
+        super().__init__()
+        self.checkpoint, self.patches, self.keep_epoch, self.log = checkpoint, patches, keep_epoch, log
+        self.best = min((row["val_loss"] for row in checkpoint.rows), default=math.inf)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter() - self.started
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
+            raise RunEnded("diverged", f"the loss of epoch {epoch + 1} is not finite")
+        improved, self.best = logs["val_loss"] < self.best, min(self.best, logs["val_loss"])
+        row = {"epoch": epoch + 1, "loss": logs["loss"], "val_loss": logs["val_loss"], OBJECTIVE: self.best}
+        row |= summarize(*unpack(logs["sums"]))
+        row |= {f"val_{name}": value for name, value in summarize(*unpack(logs["val_sums"])).items()}
+        row |= {
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": time.perf_counter() - self.started,
+            "images_per_second": self.patches / self.trained,
+        }
+        self.checkpoint.save(self.model, row, improved, keep=epoch + 1 == self.keep_epoch)
+        self.log(row)
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar for the steps of each epoch on a terminal, and one line an epoch everywhere; ends a run whose loss is not finite."""
+
+    EVERY = 50  # steps between looks at the loss: each makes the host wait for the device
+
+    def __init__(self, epochs: int, steps: int):
+        super().__init__()
+        self.epochs, self.steps = epochs, steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.bar = tqdm(
+            total=self.steps,
+            desc=f"epoch {epoch + 1}/{self.epochs}",
+            unit="step",
+            leave=False,
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+        if batch % self.EVERY == self.EVERY - 1:
+            loss = float(logs["loss"])
+            self.bar.set_postfix(loss=f"{loss:.4f}")
+            if not math.isfinite(loss):
+                self.bar.close()
+                raise RunEnded("diverged", f"the loss is {loss} at step {batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.close()
+        row = {name: logs[name] for name in ("loss", "val_loss")} | summarize(*unpack(logs["val_sums"]))
+        print(
+            f"epoch {epoch + 1:>3}/{self.epochs}  loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
+            f"val accuracy {row['accuracy']:.3f}  val mean IoU {row['mean_iou']:.3f}",
+            flush=True,
+        )
+
+
+def _write_json(path: Path, value: dict) -> None:
+    part = path.with_name(f"part-{path.name}")
+    with part.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
