@@ -1,0 +1,188 @@
+"""What to try next and what to give up, decided by W&B's own `sweeps` package.
+
+The package wants every run of the sweep each time. Reading them all anew would make each suggestion slower than
+the last, so they are kept in memory as `Trial`s and only the runs that changed are read again.
+"""
+
+import json
+import math
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import yaml
+from pydantic import PrivateAttr
+
+from loopback import lifecycle
+from loopback.store import Store
+
+with warnings.catch_warnings():  # it is written for an older pydantic, which warns of it at every start
+    warnings.simplefilter("ignore")
+    import sweeps
+
+STATES = {state.value for state in sweeps.RunState}
+PATIENCE = 10  # early stopping may take one part in so many of the time
+
+
+class Trial(sweeps.SweepRun):
+    """A run as `sweeps` sees it, which keeps the finite values of the objective instead of rows of history."""
+
+    _values: list = PrivateAttr(default_factory=list)
+    _lowest: float = PrivateAttr(default=math.inf)
+    _highest: float = PrivateAttr(default=-math.inf)
+    _lines: int = PrivateAttr(default=0)
+
+    def add(self, values: list) -> None:
+        """Takes further values of the objective, in their order; what is no finite number is left out."""
+        for value in values:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                self._values.append(value)
+                self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
+
+    def metric_history(self, metric_name: str, filter_invalid: bool = False) -> list:
+        """The objective so far, one value a row that holds it."""
+        return self._values
+
+    def metric_extremum(self, metric_name: str, kind: str) -> float:
+        """The lowest or highest finite value in history and summary. ValueError if there is none."""
+        low = kind.lower() in ("minimum", "min", "minimize")
+        known = [self._lowest if low else self._highest]
+        summary = self.summary_metrics.get(metric_name)
+        if sweeps.run.is_number(summary):
+            known.append(summary)
+        best = min(known) if low else max(known)
+        if not math.isfinite(best):
+            raise ValueError(f"the run has no finite {metric_name}")
+        return best
+
+
+@dataclass
+class Sample:
+    """One sweep in memory: its trials by row id, and the number of the last change that they show."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)  # one agent at a time is given a run
+    trials: dict[int, Trial] = field(default_factory=dict)
+    version: int = -1
+    config: str = ""
+    judged: int = -1  # version at which early stopping last looked
+    resting: float = 0.0  # until when it rests
+
+
+def objective(config: dict) -> tuple[str | None, str]:
+    """(name, goal) of what the sweep optimizes."""
+    metric = config.get("metric") or {}
+    return metric.get("name"), metric.get("goal", "minimize")
+
+
+def problems(config: dict) -> tuple[str | None, list[str]]:
+    """(why W&B would refuse the sweep, or None; and what it would warn of)."""
+    violations = list(sweeps.schema_violations_from_proposed_config(config))
+    if config.get("method") == "custom":
+        return None, violations
+    try:
+        filled = sweeps.SweepConfig(config)
+        if "early_terminate" in filled:
+            sweeps.stop_runs(filled, [])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sweeps.next_run(filled, [])
+    except Exception as error:  # the package raises whatever its parts raise; the text is what helps
+        return "; ".join(violations) or str(error), violations
+    return None, violations
+
+
+class Search:
+    """The searches of all sweeps of one store."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._samples: dict[int, Sample] = {}
+        self._guard = threading.Lock()
+
+    def sample(self, sweep: dict) -> Sample:
+        """The sweep in memory. Hold its `lock` while reading trials, or while giving out runs."""
+        with self._guard:
+            return self._samples.setdefault(sweep["id"], Sample())
+
+    def refresh(self, sweep: dict, config: dict) -> Sample:
+        """Brings the sample up to what the store holds; only changed runs are read."""
+        sample = self.sample(sweep)
+        with sample.lock:
+            if sample.config != sweep["config"]:  # another metric or other parameters: start over
+                sample.trials, sample.version, sample.judged, sample.config = {}, -1, -1, sweep["config"]
+            sql = "SELECT * FROM runs WHERE sweep_id = ? AND version > ? ORDER BY version"
+            for row in self._store.all(sql, sweep["id"], sample.version):
+                self._read(sample, row, config)
+                sample.version = row["version"]
+        return sample
+
+    def _read(self, sample: Sample, row: dict, config: dict) -> None:
+        metric, _goal = objective(config)
+        chosen = json.loads(row["config"])
+        summary = json.loads(row["summary"])
+        trial = sample.trials.get(row["id"])
+        if trial is None:
+            trial = sample.trials[row["id"]] = Trial(name=row["name"])
+        trial.state = row["state"] if row["state"] in STATES else "failed"
+        trial.stopped = trial.should_stop = bool(row["stopped"])
+        trial.config = {name: chosen[name] for name in config.get("parameters", {}) if name in chosen}
+        trial.summary_metrics = {metric: summary[metric]} if metric in summary else {}
+        if metric and row["history_lines"] > trial._lines:
+            sql = "SELECT json_extract(row, ?) AS value FROM history WHERE run_id = ? AND line >= ? AND line < ? ORDER BY line"
+            found = self._store.all(sql, "$." + json.dumps(metric), row["id"], trial._lines, row["history_lines"])
+            trial.add([cell["value"] for cell in found])
+            trial._lines = row["history_lines"]
+
+    def suggest(self, sweep: dict, config: dict) -> dict | None:
+        """The next run's parameters as `{name: {"value": ...}}`, or None when there is nothing left to try."""
+        sample = self.refresh(sweep, config)
+        trials = [] if config["method"] == "random" else list(sample.trials.values())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = sweeps.next_run(sweeps.SweepConfig(config), trials)
+        return None if found is None else json.loads(json.dumps(found.config, default=_plain))
+
+    def give_up(self, sweep: dict, config: dict) -> None:
+        """Asks the runs to stop that early termination would stop, as soon as there is news of the sweep."""
+        if "early_terminate" not in config or sweep["state"] not in ("RUNNING", "PAUSED"):
+            return
+        if (config.get("controller") or {}).get("type") == "local":
+            return  # its own controller decides
+        sample = self.refresh(sweep, config)
+        with sample.lock:
+            started = time.monotonic()
+            if sample.judged == sample.version or started < sample.resting:
+                return
+            sample.judged = sample.version
+            doomed = {trial.name for trial in sweeps.stop_runs(sweeps.SweepConfig(config), list(sample.trials.values()))}
+            spent = time.monotonic() - started
+            sample.resting = time.monotonic() + PATIENCE * spent if spent > 0.05 else 0.0
+            found = [key for key, trial in sample.trials.items() if trial.name in doomed and not trial.stopped]
+            lifecycle.ask_to_stop(self._store, found)
+
+    def reached(self, sweep: dict, config: dict) -> bool:
+        """Whether a run has reached `metric.target`, after which W&B starts no further one."""
+        metric, goal = objective(config)
+        target = (config.get("metric") or {}).get("target")
+        if target is None:
+            return False
+        kind = "maximum" if goal == "maximize" else "minimum"
+        for trial in self.refresh(sweep, config).trials.values():
+            try:
+                best = trial.metric_extremum(metric, kind)
+            except ValueError:
+                continue
+            if best >= target if goal == "maximize" else best <= target:
+                return True
+        return False
+
+
+def _plain(value):
+    """NumPy's numbers as Python's."""
+    return value.item()
+
+
+def parsed(sweep: dict) -> dict:
+    """The sweep's configuration. It was checked when it was stored."""
+    return yaml.load(sweep["config"], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  it is a safe one

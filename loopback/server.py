@@ -1,0 +1,227 @@
+"""The HTTP server: who may ask, how much, and which module answers."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import time
+from pathlib import Path
+
+import anyio
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from loopback import agents, stream
+from loopback.graph import Context, Unknown, answer
+from loopback.links import Links, signature
+from loopback.search import Search
+from loopback.store import NotFoundError, Store, now
+
+logger = logging.getLogger("loopback")
+
+MEGABYTE = 2**20
+LARGEST_BODY = 64 * MEGABYTE  # of a question or a chunk of the file stream
+LARGEST_FILE = 20_000 * MEGABYTE  # of an upload
+THREADS = 8  # requests that are worked on at a time; the others wait
+AREAS = ("runs", "objects", "manifests")
+
+
+class TooLargeError(Exception):
+    """A request's body is larger than the server takes."""
+
+
+def key_of(request: Request) -> str | None:
+    """The key that a request shows: `Authorization: Basic api:KEY` or `Bearer KEY`."""
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(value).decode().partition(":")[2]
+    return None
+
+
+def allowed(request: Request) -> bool:
+    """Whether the request shows the key, or a signature that the server has made for this very path."""
+    key = request.app.state.store.key
+    shown = key_of(request)
+    if shown is not None and hmac.compare_digest(shown.encode(), key.encode()):
+        return True
+    method = "GET" if request.method == "HEAD" else request.method
+    given = request.query_params.get("signature", "")
+    return hmac.compare_digest(given.encode(), signature(key, method, request.url.path).encode())
+
+
+async def bounded(request: Request, limit: int):
+    """The body piece by piece. TooLargeError as soon as it is known to be more than `limit` bytes."""
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise TooLargeError
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise TooLargeError
+        yield piece
+
+
+async def json_body(request: Request) -> dict:
+    """The body as an object. ValueError if it is something else."""
+    raw = b"".join([piece async for piece in bounded(request, LARGEST_BODY)])
+    body = await run_in_threadpool(json.loads, raw)
+    if not isinstance(body, dict):
+        raise ValueError("the body must be a JSON object")
+    return body
+
+
+def guarded(endpoint):
+    """An endpoint for those who may ask; what goes wrong is answered with a status and a sentence."""
+
+    async def respond(request: Request) -> Response:
+        if not allowed(request):
+            return problem(401, "wrong or missing key: set WANDB_API_KEY to the text of the file `key` in the store")
+        try:
+            return await endpoint(request)
+        except TooLargeError:
+            return problem(413, "the body is larger than this server takes")
+        except NotFoundError as error:
+            return problem(404, str(error))
+        except (ValueError, RecursionError) as error:
+            return problem(400, f"{type(error).__name__}: {error}")
+        except ClientDisconnect:
+            return problem(400, "the client left in the middle of its request")
+
+    return respond
+
+
+def problem(status: int, message: str) -> JSONResponse:
+    """An error that both GraphQL clients and people can read."""
+    headers = {"WWW-Authenticate": "Basic"} if status == 401 else {}
+    return JSONResponse({"error": message, "errors": [{"message": message}]}, status, headers)
+
+
+async def graphql(request: Request) -> Response:
+    """POST /graphql"""
+    state, body = request.app.state, await json_body(request)
+    links = Links(str(request.base_url).rstrip("/"), state.store.key)
+    context = Context(state.store, state.search, links)
+    status, reply = await run_in_threadpool(answer, context, state.unknown, body)
+    return JSONResponse(reply, status)
+
+
+async def file_stream(request: Request) -> Response:
+    """POST /files/{entity}/{project}/{run}/file_stream"""
+    body = await json_body(request)
+    names = (request.path_params[part] for part in ("entity", "project", "run"))
+    return JSONResponse(await run_in_threadpool(stream.receive, request.app.state.store, *names, body))
+
+
+def storage_path(request: Request) -> Path:
+    """The file that /storage/{area}/{name} means. ValueError for paths that would lead out of the store."""
+    area, name = request.path_params["area"], request.path_params["name"]
+    if area not in AREAS:
+        raise NotFoundError(f"there is no storage area {area!r}")
+    return request.app.state.store.inside(area, name)
+
+
+async def upload(request: Request) -> Response:
+    """PUT /storage/{area}/{name}: the file appears whole or not at all."""
+    path = storage_path(request)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    try:
+        with partial.open("wb") as file:
+            async for piece in bounded(request, LARGEST_FILE):
+                await run_in_threadpool(file.write, piece)
+                digest.update(piece)
+                size += len(piece)
+        if request.path_params["area"] == "objects" and path.name != digest.hexdigest():
+            raise ValueError("the bytes do not have the checksum under which they were announced")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    await run_in_threadpool(_note_file, request, digest.digest(), size)
+    return Response(status_code=200)
+
+
+def _note_file(request: Request, digest: bytes, size: int) -> None:
+    if request.path_params["area"] != "runs":
+        return
+    run_id, _, name = request.path_params["name"].partition("/")
+    sql = "INSERT OR REPLACE INTO files (run_id, name, size, md5, updated_at) VALUES (?, ?, ?, ?, ?)"
+    request.app.state.store.write(sql, int(run_id), name, size, base64.b64encode(digest).decode(), now())
+
+
+async def download(request: Request) -> Response:
+    """GET /storage/{area}/{name}"""
+    path = storage_path(request)
+    if not path.is_file():
+        raise NotFoundError(f"{request.path_params['name']} does not exist")
+    return FileResponse(path)
+
+
+async def storage(request: Request) -> Response:
+    """PUT and GET of stored bytes."""
+    return await (upload if request.method == "PUT" else download)(request)
+
+
+async def health(request: Request) -> Response:
+    """GET /healthz, open to all: tells that the server lives, and what it was asked for in vain."""
+    unknown = request.app.state.unknown
+    facts = {"status": "ok", "server": "loopback", "pid": os.getpid()}
+    return JSONResponse(facts | {"unknown": unknown.total(), "unknown_names": unknown.names()})
+
+
+async def nothing(request: Request) -> Response:
+    """Everything else."""
+    if "text/html" in request.headers.get("accept", ""):
+        return Response("loopback speaks W&B's protocol but has no web pages; see its README for `push`.\n", 404)
+    request.app.state.unknown.add(f"{request.method} /{request.path_params['rest']}")
+    return problem(404, f"loopback does not serve {request.url.path}")
+
+
+async def metrics(request: Request) -> Response:
+    """POST /sdk/otel/v1/metrics: the client's own telemetry, for which there is nobody here."""
+    return Response(status_code=404)
+
+
+def app(store: Store, patience: float = 120.0) -> Starlette:
+    """The application. Agents and runs that are not heard of for `patience` seconds are given up."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(application):
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        task = asyncio.create_task(_reap(store, patience))
+        yield
+        task.cancel()
+
+    routes = [
+        Route("/graphql", guarded(graphql), methods=["POST"]),
+        Route("/files/{entity}/{project}/{run}/file_stream", guarded(file_stream), methods=["POST"]),
+        Route("/storage/{area}/{name:path}", guarded(storage), methods=["GET", "HEAD", "PUT"]),
+        Route("/healthz", health),
+        Route("/sdk/otel/v1/metrics", metrics, methods=["POST"]),
+        Route("/{rest:path}", guarded(nothing), methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
+    ]
+    application = Starlette(routes=routes, lifespan=lifespan)
+    application.state.store, application.state.search = store, Search(store)
+    application.state.unknown = Unknown()
+    return application
+
+
+async def _reap(store: Store, patience: float) -> None:
+    since = time.time()
+    while True:
+        await asyncio.sleep(min(2.0, patience / 4))
+        try:
+            await run_in_threadpool(agents.reap, store, patience, since)
+        except Exception:
+            logger.exception("looking for lost agents failed; trying again")

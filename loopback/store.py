@@ -1,0 +1,238 @@
+"""What the server knows, kept in one folder: SQLite for facts, plain files for bytes.
+
+A request is answered only after its transaction is committed to the write-ahead log, so a killed server
+(kill -9 included) loses nothing that it acknowledged. Only a power cut may lose the last moments.
+"""
+
+# ruff: noqa: S608  (table and column names are our own words; every value goes through a ?)
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+ENTITY = "loopback"  # the only user of a server on one's own machine
+DEFAULT_PROJECT = "uncategorized"  # W&B's own name for "no project given"
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS projects (
+  id INTEGER PRIMARY KEY, entity TEXT NOT NULL, name TEXT NOT NULL, description TEXT, access TEXT,
+  created_at TEXT NOT NULL, UNIQUE (entity, name));
+CREATE TABLE IF NOT EXISTS sweeps (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, name TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL,
+  display_name TEXT, description TEXT, controller TEXT, scheduler TEXT, exhausted INTEGER NOT NULL DEFAULT 0,
+  created_at TEXT NOT NULL, updated_at TEXT, heartbeat_at TEXT, UNIQUE (project_id, name));
+CREATE TABLE IF NOT EXISTS agents (
+  id INTEGER PRIMARY KEY, sweep_id INTEGER NOT NULL, name TEXT NOT NULL, host TEXT NOT NULL, state TEXT NOT NULL,
+  seen REAL NOT NULL, created_at TEXT NOT NULL, heartbeat_at TEXT);
+CREATE TABLE IF NOT EXISTS runs (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, name TEXT NOT NULL, display_name TEXT, state TEXT NOT NULL,
+  config TEXT NOT NULL DEFAULT '{}', summary TEXT NOT NULL DEFAULT '{}', tags TEXT NOT NULL DEFAULT '[]',
+  notes TEXT, description TEXT, run_group TEXT, job_type TEXT, commit_hash TEXT, host TEXT, program TEXT,
+  created_at TEXT NOT NULL, updated_at TEXT, heartbeat_at TEXT, exitcode INTEGER,
+  stopped INTEGER NOT NULL DEFAULT 0,      -- asked to stop, by the sweep or by a person
+  sweep_id INTEGER, agent_id INTEGER,      -- a pending run of a sweep without an agent waits in the sweep's queue
+  queued REAL,                             -- since when it waits there
+  attempts INTEGER NOT NULL DEFAULT 0,     -- how often an agent was told to run it
+  assigned_by TEXT,                        -- by which life of the server
+  missing REAL,                            -- since when its agent does not report it any more
+  seen REAL NOT NULL DEFAULT 0,            -- last sign of life, seconds since the epoch
+  version INTEGER NOT NULL DEFAULT 0,      -- number of the last change, store-wide
+  history_lines INTEGER NOT NULL DEFAULT 0, event_lines INTEGER NOT NULL DEFAULT 0,
+  log_lines INTEGER NOT NULL DEFAULT 0, history_keys TEXT NOT NULL DEFAULT '{"keys": {}, "lastStep": -1}',
+  UNIQUE (project_id, name));
+CREATE INDEX IF NOT EXISTS runs_of_sweep ON runs (sweep_id, state);
+CREATE INDEX IF NOT EXISTS runs_by_version ON runs (sweep_id, version);
+CREATE INDEX IF NOT EXISTS runs_of_agent ON runs (agent_id);
+CREATE TABLE IF NOT EXISTS history (
+  run_id INTEGER, line INTEGER, step INTEGER, row TEXT NOT NULL, PRIMARY KEY (run_id, line)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS history_by_step ON history (run_id, step);
+CREATE TABLE IF NOT EXISTS events (
+  run_id INTEGER, line INTEGER, row TEXT NOT NULL, PRIMARY KEY (run_id, line)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS console (
+  run_id INTEGER, line INTEGER, row TEXT NOT NULL, PRIMARY KEY (run_id, line)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER, md5 TEXT, updated_at TEXT,
+  UNIQUE (run_id, name));
+CREATE TABLE IF NOT EXISTS alerts (
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, title TEXT, text TEXT, severity TEXT, created_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS views (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, type TEXT, name TEXT, display_name TEXT, description TEXT,
+  spec TEXT, created_at TEXT NOT NULL, updated_at TEXT);
+CREATE TABLE IF NOT EXISTS collections (
+  id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, type TEXT NOT NULL, name TEXT NOT NULL, description TEXT,
+  created_at TEXT NOT NULL, updated_at TEXT, client_id TEXT, UNIQUE (project_id, name));
+CREATE TABLE IF NOT EXISTS artifacts (
+  id INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, version INTEGER, state TEXT NOT NULL, digest TEXT NOT NULL,
+  description TEXT, metadata TEXT, tags TEXT NOT NULL DEFAULT '[]', history_step INTEGER, size INTEGER NOT NULL DEFAULT 0,
+  file_count INTEGER NOT NULL DEFAULT 0, run_id INTEGER, client_id TEXT, pending_aliases TEXT NOT NULL DEFAULT '[]',
+  manifest TEXT, created_at TEXT NOT NULL, updated_at TEXT);
+CREATE INDEX IF NOT EXISTS artifacts_of_collection ON artifacts (collection_id, version);
+CREATE TABLE IF NOT EXISTS manifests (
+  id INTEGER PRIMARY KEY, artifact_id INTEGER NOT NULL, type TEXT, digest TEXT, base_id INTEGER);
+CREATE TABLE IF NOT EXISTS aliases (
+  id INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, artifact_id INTEGER NOT NULL, alias TEXT NOT NULL,
+  UNIQUE (collection_id, alias));
+CREATE TABLE IF NOT EXISTS uses (run_id INTEGER, artifact_id INTEGER, PRIMARY KEY (run_id, artifact_id));
+"""
+
+
+class NotFoundError(Exception):
+    """Something was named that the store does not hold; the server answers 404."""
+
+
+class LockedError(Exception):
+    """Another server holds this store."""
+
+
+def now() -> str:
+    """The time as W&B writes it: ISO 8601, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def dumps(value) -> str:
+    """Compact JSON that every reader can parse: NaN and the infinities become strings, as on W&B."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+class Store:
+    """One folder, one owner. Every thread reads through its own connection; writers take turns."""
+
+    def __init__(self, folder: Path):
+        """Opens or creates the store in `folder`. LockedError if a live server already owns it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder.resolve()
+        self._lock_file = (self.folder / "lock").open("a")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(f"another server owns {folder}; stop it, or choose another --dir") from error
+        self._local = threading.local()
+        self._writer = threading.RLock()
+        self._depth = 0
+        self._connection().executescript(TABLES)
+        self.key = read_or_make_key(self.folder)
+        self._ticks = self.value("SELECT COALESCE(MAX(version), 0) FROM runs")
+
+    def _connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            connection = sqlite3.connect(self.folder / "loopback.sqlite", timeout=60, isolation_level=None)
+            connection.row_factory = lambda cursor, row: dict(sqlite3.Row(cursor, row))
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")  # a commit survives kill -9; fsync comes at checkpoints
+            self._local.connection = connection
+        return self._local.connection
+
+    def all(self, sql: str, *values) -> list[dict]:
+        """Every row that the query finds."""
+        return self._connection().execute(sql, values).fetchall()
+
+    def one(self, sql: str, *values) -> dict | None:
+        """The first row, or None."""
+        return self._connection().execute(sql, values).fetchone()
+
+    def value(self, sql: str, *values):
+        """The only column of the first row, or None."""
+        row = self.one(sql, *values)
+        return next(iter(row.values())) if row else None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator["Store"]:
+        """All writes inside are committed together, or none of them. May be nested; readers never wait."""
+        with self._writer:
+            if self._depth == 0:
+                self._connection().execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self
+            except BaseException:
+                if self._depth == 1:
+                    self._connection().execute("ROLLBACK")
+                raise
+            else:
+                if self._depth == 1:
+                    self._connection().execute("COMMIT")
+            finally:
+                self._depth -= 1
+
+    def many(self, sql: str, rows) -> None:
+        """Writes many rows with one statement."""
+        with self.writing():
+            self._connection().executemany(sql, rows)
+
+    def insert(self, table: str, **columns) -> int:
+        """A new row; its id."""
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        with self.writing():
+            sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+            return self._connection().execute(sql, tuple(columns.values())).lastrowid
+
+    def update(self, table: str, row_id: int, **columns) -> None:
+        """Changes columns of one row."""
+        sets = ", ".join(f"{name} = ?" for name in columns)
+        self.write(f"UPDATE {table} SET {sets} WHERE id = ?", *columns.values(), row_id)
+
+    def write(self, sql: str, *values) -> int:
+        """Runs one writing statement; the number of rows it touched."""
+        with self.writing():
+            return self._connection().execute(sql, values).rowcount
+
+    def tick(self) -> int:
+        """The next change's number; inside `writing`, so that numbers are committed in their order."""
+        self._ticks += 1
+        return self._ticks
+
+    def project(self, entity: str | None, name: str | None, create: bool = False) -> dict | None:
+        """The project's row. Created on first mention where `create`, as W&B does for runs and sweeps."""
+        entity, name = entity or ENTITY, name or DEFAULT_PROJECT
+        sql = "SELECT * FROM projects WHERE entity = ? AND name = ?"
+        found = self.one(sql, entity, name)
+        if found is None and create:
+            self.write("INSERT OR IGNORE INTO projects (entity, name, created_at) VALUES (?, ?, ?)", entity, name, now())
+            found = self.one(sql, entity, name)
+        return found
+
+    def inside(self, *parts: str) -> Path:
+        """A path below the store's folder. ValueError for names that would lead out of it or are not plain."""
+        for part in parts:
+            if not part or "\0" in part or "\\" in part or Path(part).is_absolute():
+                raise ValueError(f"{part!r} is no name for a file")
+            if any(piece in ("", ".", "..") for piece in part.split("/")):
+                raise ValueError(f"{part!r} would lead out of its folder")
+        path = self.folder.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.folder):
+            raise ValueError(f"{'/'.join(parts)!r} would lead out of the store")
+        return path
+
+
+def read_or_make_key(folder: Path) -> str:
+    """The key that every request must carry; made at first start, readable by its owner only."""
+    path = folder / "key"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(20))  # W&B's clients want 40 characters or more
+    return path.read_text().strip()

@@ -1,0 +1,106 @@
+"""What a run says while it runs: the file stream. Rows of history, of system metrics and of the console, and the end.
+
+Every line has a number, so that a client that did not hear our answer may send its lines again: the same
+number is the same line.
+"""
+
+import json
+import logging
+import time
+
+from loopback import lifecycle
+from loopback.projects import RUNS
+from loopback.store import NotFoundError, Store, dumps, now
+
+logger = logging.getLogger("loopback")
+
+HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
+
+
+def receive(store: Store, entity: str, project: str, name: str, body: dict) -> dict:
+    """Takes one request of a run's file stream; the answer tells whether the run should stop.
+
+    NotFoundError if there is no such run, ValueError for a body of another shape.
+    """
+    with store.writing():
+        run = _run(store, entity, project, name)
+        if run is None:
+            raise NotFoundError(f"{entity}/{project}/{name} does not exist")
+        for file, chunk in (body.get("files") or {}).items():
+            _take(store, run, file, chunk)
+        _live(store, run, body)
+        for file in body.get("uploaded") or []:
+            logger.debug("%s: %s is uploaded", name, file)
+        run = _run(store, entity, project, name)
+    return {"exitcode": run["exitcode"], "limits": {}, "stopped": bool(run["stopped"])}
+
+
+def _run(store: Store, entity: str, project: str, name: str) -> dict | None:
+    return store.one(f"{RUNS} WHERE p.entity = ? AND p.name = ? AND r.name = ?", entity, project, name)
+
+
+def _live(store: Store, run: dict, body: dict) -> None:
+    store.update("runs", run["id"], seen=time.time(), heartbeat_at=now())
+    if run["state"] in ("pending", "crashed"):
+        lifecycle.begin(store, run)  # it was given up too early
+        run = run | {"state": "running"}
+    if body.get("preempting") and run["state"] in lifecycle.LIVE:
+        lifecycle.change(store, run["id"], state="preempting")
+        run = run | {"state": "preempting"}
+    given_up = run["exitcode"] is None and run["state"] in ("killed", "crashed", "failed")  # before its last words came
+    if body.get("complete") and (run["state"] in lifecycle.LIVE or given_up):
+        lifecycle.end(store, run, int(body.get("exitcode") or 0))
+
+
+def _take(store: Store, run: dict, file: str, chunk: dict) -> None:
+    offset, lines = int(chunk.get("offset") or 0), chunk.get("content") or []
+    if offset < 0 or not all(isinstance(line, str) for line in lines):
+        raise ValueError(f"{file}: offset is a line number, content a list of lines")
+    if file == HISTORY:
+        _history(store, run, offset, [json.loads(line) for line in lines])
+    elif file == SUMMARY:
+        if lines:
+            lifecycle.change(store, run["id"], summary=dumps(json.loads(lines[-1])))
+    elif file == EVENTS:
+        _append(store, run, "events", "event_lines", offset, [dumps(json.loads(line)) for line in lines])
+    elif file == CONSOLE:
+        _append(store, run, "console", "log_lines", offset, lines)
+    else:
+        logger.warning("%s streams a file that loopback does not keep: %s", run["name"], file)
+
+
+def _append(store: Store, run: dict, table: str, counter: str, offset: int, rows: list[str]) -> None:
+    sql = f"INSERT OR REPLACE INTO {table} (run_id, line, row) VALUES (?, ?, ?)"  # noqa: S608  our own names
+    store.many(sql, [(run["id"], number, row) for number, row in enumerate(rows, start=offset)])
+    count = max(run[counter], offset + len(rows))
+    store.update("runs", run["id"], **{counter: count})
+
+
+def _history(store: Store, run: dict, offset: int, rows: list[dict]) -> None:
+    known = run["history_lines"]
+    if offset > known:
+        logger.warning("%s: history goes on at line %d, but line %d was never sent", run["name"], offset, known)
+    fresh = [(number, row) for number, row in enumerate(rows, start=offset) if number >= known]  # the rest came before
+    if not fresh:
+        return
+    keys = json.loads(run["history_keys"])
+    for _number, row in fresh:
+        for key, value in row.items():
+            _count(keys["keys"], key, value)
+        keys["lastStep"] = max(keys["lastStep"], int(row.get("_step", -1)))
+    sql = "INSERT INTO history (run_id, line, step, row) VALUES (?, ?, ?, ?)"
+    store.many(sql, [(run["id"], number, row.get("_step"), dumps(row)) for number, row in fresh])
+    lines = offset + len(rows)
+    lifecycle.change(store, run["id"], history_lines=lines, history_keys=dumps(keys))
+
+
+def _count(keys: dict, key: str, value) -> None:
+    kind = "number" if isinstance(value, (int, float)) else "string" if isinstance(value, str) else "map"
+    if isinstance(value, dict) and "_type" in value:
+        kind = value["_type"]
+    counts = keys.setdefault(key, {"typeCounts": []})["typeCounts"]
+    for entry in counts:
+        if entry["type"] == kind:
+            entry["count"] += 1
+            return
+    counts.append({"type": kind, "count": 1})
