@@ -246,7 +246,7 @@ def _unlabeled(canvas: _Canvas, center: np.ndarray, along: float, across: float,
 
 
 BLOCKS = (_villas, _towers, _waste, _villas, _park, _villas, _towers, _unlabeled, _villas, _towers, _villas, _park)
-"""What fills the blocks between streets, from a random start on: so each kind occurs in every city of a dozen blocks."""
+"""What fills the blocks between streets, in this order from a random start on; about every third place is skipped."""
 
 
 def _lattice(center: np.ndarray, along: float, across: float, angle: float, columns: int, rows: int) -> np.ndarray:
@@ -280,6 +280,10 @@ def _city(canvas: _Canvas) -> None:
             if canvas.label_at(center) not in (WATER, IGNORE):
                 BLOCKS[number % len(BLOCKS)](canvas, center, *(far - near), angle)
                 number += int(rng.choice((1, 1, 2)))
+    room = cv2.distanceTransform((canvas.labels == LAND).astype(np.uint8), cv2.DIST_L2, 5)
+    y, x = np.unravel_index(room.argmax(), room.shape)
+    side = 1.4 * room[y, x] / FINE
+    _unlabeled(canvas, np.array([x, y]) / FINE, side, side, angle)  # so that the smallest city, too, has all six classes
 
 
 def _ground(seed: int, group: int, height: int, width: int) -> _Canvas:

@@ -1,0 +1,87 @@
+"""Truths about the splits: ground that two tiles share never lies on both sides."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from segmentation.splits import OVERLAPPING, SPLITS, at_random, by_tiles, groups
+
+REAL = {  # pixels of Building, Land, Road, Vegetation, Water, Unlabeled and black in the real set's tiles, counted with np.unique
+    1: (245227, 2879265, 589163, 216749, 646632, 39985, 0),
+    2: (306455, 1487689, 316813, 143896, 181051, 57792, 0),
+    3: (119347, 1861320, 298773, 175516, 1477809, 105733, 306),
+    4: (3370502, 2420266, 1102379, 564064, 910575, 0, 0),
+    5: (208944, 4086024, 462452, 316240, 5621845, 25761, 506),
+    6: (115736, 1617263, 49765, 2100136, 2575695, 19120, 863),
+    7: (2984459, 24544886, 3123580, 2477193, 519804, 49006, 3872),
+    8: (5826876, 12953650, 3318987, 4212585, 1548785, 204294, 546609),
+}
+
+
+@st.composite
+def counts(draw):
+    """Pixels per class of some tiles that make at least three groups; classes may be missing here and there."""
+    tiles = draw(st.sets(st.integers(1, 12), min_size=4, max_size=10).filter(lambda tiles: len(groups(sorted(tiles))) >= 3))
+    pixels = st.lists(st.sampled_from([0, 1, 50, 3000]), min_size=7, max_size=7)
+    return {tile: np.array(draw(pixels)) for tile in sorted(tiles)}
+
+
+def test_groups_join_what_overlaps():
+    assert groups(list(range(1, 9))) == [(1, 3), (2,), (4, 7, 8), (5,), (6,)]
+    assert groups([3, 7, 9]) == [(3,), (7,), (9,)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts())
+def test_whole_tiles_leave_no_leak_and_train_holds_all_classes(tiles):
+    shown = np.array([sum(tiles[tile] for tile in unit)[:6] > 0 for unit in groups(list(tiles))])
+    possible = any(np.delete(shown, pair, axis=0).any(axis=0).all() for pair in combinations(range(len(shown)), 2))
+    if not possible:
+        with pytest.raises(ValueError, match="all six classes"):
+            by_tiles(tiles)
+        return
+    split = by_tiles(tiles)
+    assert split.keys() == tiles.keys() and set(split.values()) == set(SPLITS)
+    for group in OVERLAPPING:
+        assert len({split[tile] for tile in group & split.keys()}) <= 1
+    assert (sum(tiles[tile] for tile in tiles if split[tile] == "train")[:6] > 0).all()
+
+
+def test_the_real_set_is_split_so():
+    split = by_tiles({tile: np.array(pixels) for tile, pixels in REAL.items()})
+    assert split == {4: "train", 5: "train", 7: "train", 8: "train", 1: "val", 3: "val", 2: "test", 6: "test"}
+
+
+@given(st.permutations(range(1, 9)))
+def test_the_choice_does_not_depend_on_the_order_of_tiles(order):
+    pixels = {tile: np.random.default_rng(tile).integers(1, 1000, 7) for tile in range(1, 9)}
+    assert by_tiles({tile: pixels[tile] for tile in order}) == by_tiles(pixels)
+
+
+def test_many_tiles_come_near_the_targets():
+    split = by_tiles({tile: np.random.default_rng(tile).integers(100, 1000, 7) for tile in range(1, 41)})
+    number = {name: list(split.values()).count(name) for name in SPLITS}
+    assert 24 <= number["train"] <= 32 and number["val"] >= 4 and number["test"] >= 4
+
+
+def test_too_little_ground_says_the_way_out():
+    with pytest.raises(ValueError, match=r"make 2 groups .*--split random"):
+        by_tiles({1: np.ones(7), 3: np.ones(7), 2: np.ones(7)})
+
+
+def test_an_absent_class_is_named():
+    pixels = np.array([1, 1, 1, 1, 0, 1, 1])
+    with pytest.raises(ValueError, match="any Water"):
+        by_tiles(dict.fromkeys((1, 2, 5, 6), pixels))
+
+
+@pytest.mark.parametrize("count", [5, 64, 1305])
+def test_random_agrees_with_sklearn(count):
+    train, val = train_test_split(np.arange(count), test_size=0.2, random_state=42)
+    split = np.array(at_random(count))
+    np.testing.assert_array_equal(np.flatnonzero(split == "val"), np.sort(val))
+    np.testing.assert_array_equal(np.flatnonzero(split == "train"), np.sort(train))
