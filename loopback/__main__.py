@@ -1,33 +1,111 @@
 """python -m loopback: W&B sweeps on this machine, without an account and without a network."""
 
 import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import click
-import uvicorn
 
-from loopback import server
-from loopback.store import LockedError, Store
+from loopback import daemon, local_sweep, progress, supervise
+
+logger = logging.getLogger("loopback")
+
+folder_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".loopback"),
+    show_default=True,
+    help="Where everything is kept.",
+)
+project_option = click.option("--project", help="W&B project; else WANDB_PROJECT or what the YAML says.")
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main():
     """W&B sweeps on this machine, without an account and without a network."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end cleanly
 
 
 @main.command()
-@click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path(".loopback"), show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8888, show_default=True)
-@click.option("--lost-after", default=120.0, show_default=True)
-def serve(folder, host, port, lost_after):
-    """Runs the server until it is told to end."""
+@folder_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, help="Port; else 8888, or the one used last.")
+@click.option("--lost-after", default=60.0, show_default=True, help="Seconds until a silent agent or run is given up.")
+@click.option("--while-used", is_flag=True, hidden=True)
+def serve(folder, host, port, lost_after, while_used):
+    """Run the server until Ctrl-C."""
+    from loopback import server  # starlette, SciPy and scikit-learn: too slow to import for --help
+    from loopback.store import LockedError, Store
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         store = Store(folder)
-    except LockedError as error:
+        listener = daemon.listen(folder, host, port if port or while_used else daemon.last_port(folder) or 8888)
+    except (LockedError, daemon.ServerError) as error:
         raise click.ClickException(str(error)) from error
-    uvicorn.run(server.app(store, lost_after), host=host, port=port, log_level="warning", access_log=False)
+    url = daemon.announce(folder, host, listener.getsockname()[1])
+    logger.info("serving %s at %s", store.folder, url)
+    if not while_used:
+        click.echo(f"export WANDB_BASE_URL={url} WANDB_API_KEY=$(cat {store.folder / 'key'})")
+    server.run(store, listener, lost_after, (lambda: daemon.unused(folder)) if while_used else None)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@folder_option
+@project_option
+@click.option("--agents", type=click.IntRange(1), help="Agents at a time; else one per GPU, else 1.")
+@click.option("--gpus", help="GPUs to share out among the agents: 0,1 or all.")
+@click.option("--count", type=click.IntRange(1), help="Runs in this go, all agents together.")
+@click.option("--new", "fresh", is_flag=True, help="Start the sweep once more instead of going on with it.")
+@click.option("--print-path", is_flag=True, help="Print nothing but ENTITY/PROJECT/SWEEP on stdout.")
+def sweep(file, folder, project, agents, gpus, count, fresh, print_path):
+    """Run the sweep that FILE describes, with agents on this machine. Run again, it goes on."""
+    try:
+        listed = supervise.devices(gpus)
+        plan = local_sweep.Plan(file, agents or len(listed), count, project, fresh, listed)
+        with daemon.joined(folder) as server:
+            found, well = local_sweep.run(server, plan)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on with the sweep", err=True)
+        sys.exit(130)
+    except (local_sweep.SweepError, daemon.ServerError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    if not print_path:
+        click.echo(progress.table(found))
+    click.echo(found.path)
+    sys.exit(0 if well else 1)
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True})
+@folder_option
+@project_option
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(folder, project, command):
+    """Run any command with the server up and the environment set: exec -- python train.py."""
+    try:
+        with daemon.joined(folder) as server:
+            environment = daemon.environment(server, project)
+            process = subprocess.Popen(command, env=environment)
+            sys.exit(_wait(process))
+    except FileNotFoundError as error:
+        raise click.ClickException(f"there is no command {command[0]!r}") from error
+    except daemon.ServerError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The command's exit status; Ctrl-C reaches it by itself, a SIGTERM is passed on."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
+    while True:
+        try:
+            status = process.wait()
+            return status if status >= 0 else 128 - status
+        except KeyboardInterrupt:
+            continue  # the command decides when it ends
 
 
 if __name__ == "__main__":

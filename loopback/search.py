@@ -17,9 +17,9 @@ from pydantic import PrivateAttr
 from loopback import lifecycle
 from loopback.store import Store
 
-with warnings.catch_warnings():  # it is written for an older pydantic, which warns of it at every start
-    warnings.simplefilter("ignore")
-    import sweeps
+warnings.filterwarnings("ignore", message="Valid config keys have changed in V2")  # `sweeps` is older than pydantic 2
+
+import sweeps  # noqa: E402
 
 STATES = {state.value for state in sweeps.RunState}
 PATIENCE = 10  # early stopping may take one part in so many of the time

@@ -9,10 +9,14 @@ import json
 import logging
 import os
 import secrets
+import socket
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -217,10 +221,30 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
     return application
 
 
+def run(store: Store, listener: socket.socket, patience: float, unused: Callable | None = None) -> None:
+    """Serves on `listener` until told to end, or until `unused()` gives a lock that proves that nobody is left."""
+    config = uvicorn.Config(app(store, patience), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+
+    def watch():
+        while not server.should_exit:
+            time.sleep(1.0)
+            lock = unused()
+            if lock is not None:
+                store.last_lock, server.should_exit = lock, True  # held until the process ends
+
+    if unused:
+        threading.Thread(target=watch, daemon=True).start()
+    server.run(sockets=[listener])
+
+
 async def _reap(store: Store, patience: float) -> None:
-    since = time.time()
+    since = last = time.time()
     while True:
         await asyncio.sleep(min(2.0, patience / 4))
+        if time.time() - last > 10:
+            since = time.time()  # the machine slept, and everybody with it
+        last = time.time()
         try:
             await run_in_threadpool(agents.reap, store, patience, since)
         except Exception:

@@ -133,6 +133,7 @@ class Store:
         self._depth = 0
         self._connection().executescript(TABLES)
         self.key = read_or_make_key(self.folder)
+        self.last_lock = None  # that nobody else uses the store, when the server ends for want of users
         self._ticks = self.value("SELECT COALESCE(MAX(version), 0) FROM runs")
 
     def _connection(self) -> sqlite3.Connection:

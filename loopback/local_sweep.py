@@ -1,0 +1,139 @@
+"""A whole sweep with one command: registered once, run by agents on this machine, gone on with when run again."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import yaml
+
+from loopback import progress, supervise
+from loopback.client import AskError
+from loopback.daemon import Server, environment
+from loopback.store import DEFAULT_PROJECT
+
+POLL = 1.0  # seconds between looks at the sweep; longer when looking itself takes long
+STAGGER = 1.0  # seconds between the starts of two agents
+
+
+class SweepError(Exception):
+    """The sweep cannot be run; the message says what to do."""
+
+
+@dataclass
+class Plan:
+    """What the user asked for."""
+
+    file: Path
+    agents: int
+    count: int | None
+    project: str | None
+    fresh: bool
+    gpus: list[str | None]
+
+
+def register(server: Server, plan: Plan) -> tuple[str, bool]:
+    """(ENTITY/PROJECT/SWEEP, whether it is new): the sweep made from this YAML before, else one that W&B's client makes.
+
+    SweepError with the client's own words if the YAML is refused.
+    """
+    record = server.folder / "sweeps.json"
+    sweeps = json.loads(record.read_text()) if record.exists() else {}
+    config = yaml.safe_load(plan.file.read_text())
+    if not isinstance(config, dict):
+        raise SweepError(f"{plan.file} is no sweep: it must be a YAML mapping with method, parameters and so on")
+    project = plan.project or config.get("project") or DEFAULT_PROJECT
+    mark = hashlib.sha256(json.dumps([project, config], sort_keys=True, default=str).encode()).hexdigest()
+    known_path = None if plan.fresh else sweeps.get(mark)
+    if known_path and progress.read(server.url, server.key, known_path).state != "CANCELED":
+        return known_path, False
+    command = [sys.executable, "-m", "wandb", "sweep", "--project", project, str(plan.file)]
+    made = subprocess.run(command, env=environment(server), capture_output=True, text=True)
+    said = made.stdout + made.stderr
+    found = re.search(r"wandb agent '?([^\s'/]+/[^/\n]+/[a-z0-9]+)", said)
+    if made.returncode or not found:
+        raise SweepError(f"W&B's client refuses {plan.file}:\n{said.strip()}")
+    sweeps[mark] = found[1]
+    record.write_text(json.dumps(sweeps, indent=1))
+    return found[1], True
+
+
+def workers(server: Server, plan: Plan, path: str) -> list[supervise.Worker]:
+    """The agents, one after the other round the GPUs; before them a scheduler or controller if the YAML wants one."""
+    base, logs = environment(server, plan.project), server.folder / "logs" / path.rpartition("/")[2]
+    config, python = yaml.safe_load(plan.file.read_text()), sys.executable
+    found = []
+    if config.get("scheduler"):
+        command = [python, "-m", "wandb", "sweep-scheduler", "--batch-size", str(plan.agents), "--poll-interval", "2", path]
+        found.append(supervise.Worker("scheduler", command, base, logs / "scheduler.log"))
+    if (config.get("controller") or {}).get("type") == "local":
+        entity, project, name = path.split("/")
+        code = f"import wandb; wandb.controller({name!r}, entity={entity!r}, project={project!r}).run()"
+        found.append(supervise.Worker("controller", [python, "-c", code], base, logs / "controller.log"))
+    for number, share in enumerate(supervise.shares(plan.count, plan.agents)):
+        if share == 0:
+            continue
+        device = plan.gpus[number % len(plan.gpus)]
+        extra = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        counted = [] if share is None else ["--count", str(share)]
+        command = [python, "-m", "wandb", "agent", *counted, path]
+        log = logs / f"agent-{number}.log"
+        found.append(
+            supervise.Worker(f"agent {number}", command, base | extra, log, counted=share is not None, delay=number * STAGGER)
+        )
+    return found
+
+
+def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
+    """Runs the sweep until it is over, or its agents are; (its last state, whether all went well).
+
+    KeyboardInterrupt ends the agents and their runs before it goes on.
+    """
+    path, new = register(server, plan)
+    click.echo(f"{'running' if new else 'going on with'} sweep {path}", err=True)
+    sweep = progress.read(server.url, server.key, path)
+    if sweep.over:
+        click.echo("it is finished; --new starts it once more", err=True)
+        return sweep, True
+    display, latest = progress.Display(), [sweep]
+
+    def over() -> bool:
+        latest[0] = _read(server, path) or latest[0]
+        return latest[0].over
+
+    crew = supervise.Crew(workers(server, plan, path), over)
+    try:
+        while crew.busy:
+            started = time.monotonic()
+            server.ensure()
+            crew.tend()
+            over()
+            display.show(latest[0])
+            if latest[0].over and not _agents(crew):
+                break
+            if crew.fallen:
+                worker = crew.fallen[0]
+                raise SweepError(f"{worker.name} fell {worker.falls} times in a row; its log is {worker.log}")
+            time.sleep(max(POLL, 5 * (time.monotonic() - started)))
+    finally:
+        display.close()
+        crew.dismiss()
+    over()
+    return latest[0], not latest[0].count("failed") or latest[0].count("done") > 0
+
+
+def _read(server: Server, path: str) -> progress.Sweep | None:
+    try:
+        return progress.read(server.url, server.key, path)
+    except AskError:
+        return None  # it is being restarted
+
+
+def _agents(crew: supervise.Crew) -> bool:
+    """Whether an agent still works; a scheduler alone has nothing to wait for."""
+    return any(worker.state == "alive" and worker.name.startswith("agent") for worker in crew.workers)

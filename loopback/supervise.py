@@ -1,0 +1,156 @@
+"""Agents as processes: started one after the other, each with its device and its log, and restarted when they fall."""
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled every time
+HEALTHY = 600.0  # seconds after which an agent counts as having worked, and its pause starts over
+MOST_FALLS = 6  # in a row, each sooner than HEALTHY: then something is wrong with the program, not with the machine
+GAP = 1.0  # seconds between the two interrupts: the first says no further runs, the second ends those that run
+
+
+@dataclass
+class Worker:
+    """One process that should live until the sweep is over."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    counted: bool = False  # it ends by itself after its share of runs
+    delay: float = 0.0  # seconds until its first start
+    process: subprocess.Popen | None = None
+    started: float = 0.0
+    falls: int = 0
+    due: float = field(default=0.0)
+    state: str = "waiting"  # waiting, alive, done, fallen
+
+    def start(self, cwd: Path | None = None) -> None:
+        """Starts the process in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as log:
+            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(self.command)}\n")
+            log.flush()
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.started, self.state = time.monotonic(), "alive"
+
+    def fell(self) -> None:
+        """Plans the next start, or none after too many falls in a row."""
+        self.falls = 1 if time.monotonic() - self.started > HEALTHY else self.falls + 1
+        pause = min(FIRST_PAUSE * 2 ** (self.falls - 1), LONGEST_PAUSE)
+        self.due = time.monotonic() + pause
+        self.state = "fallen" if self.falls >= MOST_FALLS else "waiting"
+
+
+class Crew:
+    """The workers of one command. Call `tend` every second or so, `dismiss` at the end."""
+
+    def __init__(self, workers: list[Worker], over):
+        """`over()` tells whether the sweep has ended, so that an agent that ends is not started again."""
+        self.workers, self._over = workers, over
+        for worker in workers:
+            worker.due = time.monotonic() + worker.delay
+
+    def tend(self) -> None:
+        """Starts what is due and looks after what has ended."""
+        for worker in self.workers:
+            if worker.state == "alive" and worker.process.poll() is not None and not orphans(worker.process.pid):
+                if (worker.counted and worker.process.returncode == 0) or self._over():
+                    worker.state = "done"
+                else:
+                    worker.fell()
+            elif worker.state == "waiting" and time.monotonic() >= worker.due:
+                if worker.falls and self._over():
+                    worker.state = "done"
+                else:
+                    worker.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody works or will be started again."""
+        return any(worker.state in ("waiting", "alive") for worker in self.workers)
+
+    @property
+    def fallen(self) -> list[Worker]:
+        """Those that fell too often."""
+        return [worker for worker in self.workers if worker.state == "fallen"]
+
+    def dismiss(self, patience: float = 90.0) -> None:
+        """Ends all workers: their runs get SIGTERM and `patience` seconds to save what they have; then SIGKILL."""
+        living = [worker.process for worker in self.workers if worker.process and worker.process.poll() is None]
+        for number in range(2):
+            for process in living:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+            time.sleep(GAP if number == 0 and living else 0)
+        sessions = [worker.process.pid for worker in self.workers if worker.process]
+        for session in sessions:  # a run whose agent was killed is still ours to end
+            if session not in [process.pid for process in living]:
+                _signal(orphans(session), signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and any(orphans(s) for s in sessions) | any(p.poll() is None for p in living):
+            time.sleep(0.2)
+        for process in living:
+            if process.poll() is None:
+                process.kill()
+        for session in sessions:
+            _signal(orphans(session), signal.SIGKILL)
+
+
+def orphans(session: int) -> list[int]:
+    """Processes that a worker has started and that outlive it; empty where there is no /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[3]) == session and int(entry.parent.name) != session and fields[0] != "Z":
+            found.append(int(entry.parent.name))
+    return found
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def devices(wanted: str | None) -> list[str | None]:
+    """The values of CUDA_VISIBLE_DEVICES to hand out: `0,1,3`, or `all` for what nvidia-smi lists; [None] without."""
+    if not wanted:
+        return [None]
+    if wanted != "all":
+        return [device.strip() for device in wanted.split(",")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return visible.split(",")
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ValueError(f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1") from error
+    if not listed:
+        raise ValueError("nvidia-smi lists no GPU; leave --gpus out")
+    return listed
+
+
+def shares(count: int | None, number: int) -> list[int | None]:
+    """`count` runs divided among `number` agents as evenly as possible; None for each where there is no limit."""
+    if count is None:
+        return [None] * number
+    return [count // number + (place < count % number) for place in range(number)]
