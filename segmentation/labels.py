@@ -61,14 +61,15 @@ def encode(color_mask: np.ndarray, name: str = "mask", on_unknown: str = "error"
     A colour outside the table raises UnknownColorError, whose message calls the file `name`; with on_unknown="ignore" such
     pixels become IGNORE.
     """
-    red, green, blue = (table[color_mask[..., channel]] for channel, table in enumerate(_TABLES))
-    if np.array_equal(red, green) and np.array_equal(red, blue):
-        return red
+    pixels = np.ascontiguousarray(color_mask).reshape(-1, 3)
+    starts = _run_starts(pixels)
+    red, green, blue = (table[channel] for table, channel in zip(_TABLES, pixels[starts].T, strict=True))
     unknown = (red != green) | (red != blue)
-    if on_unknown != "ignore":
-        raise UnknownColorError(f"{name}: {_describe(color_mask, unknown)}")
     red[unknown] = IGNORE
-    return red
+    lengths = np.diff(starts, append=len(pixels))
+    if unknown.any() and on_unknown != "ignore":
+        raise UnknownColorError(f"{name}: {_describe(color_mask, np.repeat(unknown, lengths))}")
+    return np.repeat(red, lengths).reshape(color_mask.shape[:2])
 
 
 def decode(mask: np.ndarray) -> np.ndarray:
@@ -81,9 +82,16 @@ def count(mask: np.ndarray) -> np.ndarray:
     return np.array([np.count_nonzero(mask == value) for value in VALUES], dtype=np.int64)
 
 
+def _run_starts(pixels: np.ndarray) -> np.ndarray:
+    """Where (n, 3) uint8 pixels change, and 0. Annotations are polygons, so one look-up a run does for some forty pixels."""
+    flat = pixels.reshape(-1)
+    changed = np.flatnonzero(flat[3:] != flat[:-3]) // 3 + 1  # once for every channel that differs
+    return np.append(0, changed[np.diff(changed, prepend=0) > 0])
+
+
 def _describe(color_mask: np.ndarray, unknown: np.ndarray) -> str:
-    """The unknown colours in words, most frequent first: colour, count and first pixel of at most three."""
-    rows, columns = np.nonzero(unknown)
+    """Unknown colours in words, most frequent first: colour, count, first pixel of at most three; `unknown` is (h * w,) bool."""
+    rows, columns = np.nonzero(unknown.reshape(color_mask.shape[:2]))
     colors, first, counts = np.unique(color_mask[rows, columns], axis=0, return_index=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     words = [
