@@ -22,7 +22,6 @@ from segmentation.splits import OVERLAPPING
 from segmentation.tiling import positions
 
 ROOT = Path(__file__).parents[1]
-REAL = Path(os.environ.get("AERIAL_RAW", ROOT.parent / "shared" / "data" / "dubai"))
 SMALL = Options(patch_size=32)
 
 # Counted with np.unique over the packed colours of the 72 masks; the shares in per cent are 13.31, 52.36, 9.35, 10.31, 13.61,
@@ -344,9 +343,8 @@ def test_kill_while_replacing_leaves_a_whole_set_or_none(city, prepared, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real set is not at {REAL}; name its folder in AERIAL_RAW")
-def test_the_real_set_gives_1305_patches_and_its_class_totals(tmp_path):
-    command = [sys.executable, "-m", "segmentation.prepare", REAL, tmp_path / "set", "--grid", "crop", "--scale", "4"]
+def test_the_real_set_gives_1305_patches_and_its_class_totals(real_set, tmp_path):
+    command = [sys.executable, "-m", "segmentation.prepare", real_set, tmp_path / "set", "--grid", "crop", "--scale", "4"]
     with subprocess.Popen([str(word) for word in command], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
