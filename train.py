@@ -69,7 +69,7 @@ def run(options: dict, data: Path, runs: Path, signals: Signals) -> str:
         wandb_run.finish(exit_code=1)
         raise
     tracking.finish(wandb_run, status, EXIT_CODES[status])
-    print(f"W&B run: {wandb_run.url or Path(wandb_run.dir).parent}", flush=True)
+    print(f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}", flush=True)
     return status
 
 
@@ -97,6 +97,7 @@ def train(wandb_run, config, prepared: PreparedSet, folder: Path, signals: Signa
                 model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)])
             watch = [
                 keras.callbacks.LambdaCallback(on_train_batch_end=signals.check, on_test_batch_end=signals.check),
+                callbacks.Reseed(config.seed),
                 callbacks.Progress(config.epochs, len(train_data)),
                 callbacks.Record(
                     checkpoint,

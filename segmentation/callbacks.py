@@ -4,10 +4,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
 from segmentation.config import OBJECTIVE
@@ -97,6 +98,20 @@ class Record(keras.callbacks.Callback):
         self.log(row)
 
 
+class Reseed(keras.callbacks.Callback):
+    """Makes dropout a function of seed and epoch alone. Keras saves no random state, so a resumed run would draw other masks."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        random = [layer.seed_generator for layer in _layers(self.model) if getattr(layer, "seed_generator", None)]
+        for index, generator in enumerate(random):
+            state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
+            generator.state.assign(state >> 1)  # 31 bits: the state's type is signed
+
+
 class Progress(keras.callbacks.Callback):
     """A bar for the steps of each epoch on a terminal, and one line an epoch everywhere; ends a run whose loss is not finite."""
 
@@ -133,6 +148,15 @@ class Progress(keras.callbacks.Callback):
             f"val accuracy {row['accuracy']:.3f}  val mean IoU {row['mean_iou']:.3f}",
             flush=True,
         )
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Every layer in a fixed order, those of nested models too."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
 
 
 def _write_json(path: Path, value: dict) -> None:

@@ -86,7 +86,7 @@ class DiceFocal(_PixelLoss):
         return ops.concatenate([*sums, ops.reshape(focal, (1,))])
 
     def value(self, statistics):
-        """Scalar loss of (3 * classes + 1,) statistics; 0 where no pixel is labelled."""
+        """Scalar loss of (3 * classes + 1,) statistics; its least value where no pixel is labelled."""
         overlap, truth, guess = (statistics[i * NUM_CLASSES : (i + 1) * NUM_CLASSES] for i in range(3))
         focal = statistics[-1] / (ops.maximum(ops.sum(truth), 1.0) * NUM_CLASSES)
         return self.dice_loss((2.0 * overlap + SMOOTH) / (truth + guess + SMOOTH), truth) + focal

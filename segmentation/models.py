@@ -78,9 +78,10 @@ def _with_backbone(image, config: Config, patch_size: int):
     except Exception as error:  # what keras.utils.get_file raises for an unreachable host is a bare Exception
         if "URL fetch failure" not in str(error):
             raise
+        cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
         raise ConnectionError(
             f"the ImageNet weights of {config.backbone} could not be fetched ({error}); "
-            f"connect once, copy them into {keras.config.keras_home()}/models, or leave out --pretrained"
+            f"connect once, copy them into {cache}, or leave out --pretrained"
         ) from None
     decoder = [
         layer for layer in network.layers if isinstance(layer, layers.Activation) and layer.name.startswith(DECODER_PREFIXES)

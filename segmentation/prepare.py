@@ -33,10 +33,10 @@ from tqdm import tqdm
 
 from segmentation import splits
 from segmentation.labels import CLASSES, COLORS, IGNORE, VALUES, UnknownColorError, count, encode
+from segmentation.prepared import FORMAT_VERSION
 from segmentation.sources import BadFileError, Part, find_parts, find_root
 from segmentation.tiling import GRIDS, cut, positions, shrink_images, shrink_masks
 
-FORMAT_VERSION = 1
 DATASET = "humansintheloop/semantic-segmentation-of-aerial-imagery"  # Kaggle, CC0 1.0, 33 MB
 FILES = ("images.npy", "masks.npy", "patches.csv", "manifest.json")
 COLUMNS = (*CLASSES, "ignore")

@@ -1,0 +1,51 @@
+"""Shared by all tests: quiet libraries, no account, no network to W&B, and two small worlds made once a session."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_SET = Path(os.environ.get("AERIAL_RAW", ROOT.parent / "shared" / "data" / "dubai"))
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("SM_FRAMEWORK", "tf.keras")
+for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    del os.environ[name]  # a developer's own account must not see test runs
+hypothesis.settings.register_profile("shared machine", deadline=None)  # a test's time is no truth about the code
+hypothesis.settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session")
+def real_set() -> Path:
+    """The raw Dubai set; tests that ask for it skip where it is absent."""
+    if not REAL_SET.is_dir():
+        pytest.skip(f"the Dubai set is not at {REAL_SET}; AERIAL_RAW names another place")
+    return REAL_SET
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory) -> Path:
+    """A prepared set of a very small made-up city: 32 px patches, a few dozen of them, all three splits."""
+    folder = tmp_path_factory.mktemp("tiny")
+    run_module("segmentation.synthetic", folder / "city", "--size", "64")
+    run_module("segmentation.prepare", folder / "city", folder / "set", "--patch-size", "32", "--grid", "crop")
+    return folder / "set"
+
+
+def run_module(module: str, *arguments, **environment) -> subprocess.CompletedProcess:
+    """`python -m module arguments` at the project's root; fails the test with its output where it fails."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,105 @@
+"""The losses against independent witnesses, and their independence of how the split was cut into batches."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, log_loss
+
+from segmentation.labels import IGNORE, NUM_CLASSES
+from segmentation.losses import LOSSES, SplitSums, unpack
+
+
+def answers(random, shape=(6, 8, 8), ignored=0.1):
+    """Random masks, some of it ignored, and random probabilities."""
+    masks = random.integers(0, NUM_CLASSES, shape).astype(np.uint8)
+    masks[random.random(shape) < ignored] = IGNORE
+    scores = random.normal(size=(*shape, NUM_CLASSES)) * 2
+    return masks, (np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)).astype(np.float32)
+
+
+def one_hot(masks):
+    return np.eye(NUM_CLASSES, dtype=np.float32)[masks]
+
+
+def test_published_loss_is_segmentation_models_own(random):
+    import segmentation_models as sm
+
+    masks, probabilities = answers(random, ignored=0.0)
+    theirs = sm.losses.DiceLoss(class_weights=np.array([0.1666] * NUM_CLASSES)) + sm.losses.CategoricalFocalLoss()
+    expected = float(np.asarray(theirs(one_hot(masks), probabilities)))
+    assert float(LOSSES["dice_focal_published"]()(masks, probabilities)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_published_loss_bottoms_out_at_0_8334(random):
+    masks, _ = answers(random, ignored=0.0)
+    assert float(LOSSES["dice_focal_published"]()(masks, one_hot(masks))) == pytest.approx(0.8334, abs=1e-6)
+    assert float(LOSSES["dice_focal"]()(masks, one_hot(masks))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_dice_counts_only_classes_that_occur(random):
+    masks = random.integers(0, 2, (2, 8, 8)).astype(np.uint8)
+    guess = np.full((2, 8, 8, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
+    dice = [2 * (n := (masks == c).sum()) / 6 / (n + masks.size / 6) for c in (0, 1)]
+    focal = 0.25 * (5 / 6) ** 2 * math.log(6) / NUM_CLASSES
+    assert float(LOSSES["dice_focal"]()(masks, guess)) == pytest.approx(1 - np.mean(dice) + focal, rel=1e-5)
+
+
+def test_cross_entropy_is_scikit_learns_log_loss(random):
+    masks, probabilities = answers(random)
+    seen = masks != IGNORE
+    expected = log_loss(masks[seen], probabilities[seen].astype(float), labels=range(NUM_CLASSES))
+    assert float(LOSSES["cross_entropy"]()(masks, probabilities)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_pixels_count_nowhere(name, random):
+    masks, probabilities = answers(random)
+    changed = np.where((masks == IGNORE)[..., None], np.roll(probabilities, 1, axis=-1), probabilities)
+    loss = LOSSES[name]()
+    assert float(loss(masks, probabilities)) == float(loss(masks, changed))
+    floor = 0.8334 if name == "dice_focal_published" else 0.0
+    assert float(loss(np.full_like(masks, IGNORE), probabilities)) == pytest.approx(floor)  # nothing said, nothing wrong
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), sharpness=st.floats(0, 60))
+def test_worst_bounds_every_answer(name, seed, sharpness):
+    random = np.random.default_rng(seed)
+    masks = random.integers(0, NUM_CLASSES, (1, 8, 8)).astype(np.uint8)
+    wrong = -sharpness * one_hot(masks) + random.normal(size=(1, 8, 8, NUM_CLASSES))
+    probabilities = (np.exp(wrong) / np.exp(wrong).sum(-1, keepdims=True)).astype(np.float32)
+    assert 0 <= float(LOSSES[name]()(masks, probabilities)) <= LOSSES[name].worst + 1e-5
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_split_has_one_loss_whatever_its_batches(name, random):
+    masks, probabilities = answers(random, shape=(33, 8, 8))
+    masks[:5] = 2  # unlike batches: a mean of batch losses would show it
+    loss = LOSSES[name]()
+    whole = float(loss(masks, probabilities))
+    for size in (1, 7, 16, 33):
+        metric = SplitSums(loss)
+        for start in range(0, 33, size):
+            metric.update_state(masks[start : start + size], probabilities[start : start + size])
+        assert float(metric.result()["loss"]) == pytest.approx(whole, abs=1e-6)
+
+
+def test_sums_agree_with_keras_and_scikit_learn(random):
+    masks, probabilities = answers(random)
+    seen = masks != IGNORE
+    metric = SplitSums(LOSSES["cross_entropy"]())
+    metric.update_state(masks, probabilities)
+    confusion, confident_hits, confident = unpack(np.asarray(metric.result()["sums"]))
+    np.testing.assert_array_equal(
+        confusion, confusion_matrix(masks[seen], probabilities[seen].argmax(-1), labels=range(NUM_CLASSES))
+    )
+    precision, recall = keras.metrics.Precision(), keras.metrics.Recall()
+    for keras_metric in (precision, recall):
+        keras_metric.update_state(one_hot(masks[seen]), probabilities[seen])
+    assert confident_hits / confident == pytest.approx(float(precision.result()), rel=1e-6)
+    assert confident_hits / confusion.sum() == pytest.approx(float(recall.result()), rel=1e-6)

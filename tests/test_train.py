@@ -1,0 +1,213 @@
+"""Whole runs on tiny data: the numbers do not depend on how they were cut, repeat exactly, and survive whatever ends a run."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+
+import train
+import wandb
+from segmentation import callbacks, datasets, losses, models
+from segmentation.config import OBJECTIVE, Config
+from segmentation.ending import BadInput, RunEnded, Signals, memory_watched
+from segmentation.prepared import PreparedSet
+
+ROOT = Path(__file__).resolve().parent.parent
+FAST = {"learning_rate": 0.002, "batch_size": 32, "precision": "float32", "seed": 1}
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """Runs in this process, offline: `offline(id, **hyperparameters)` trains and gives (status, state of the checkpoint)."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def go(data: Path, run_id: str, **options):
+        wandb.teardown()  # it reads the environment once
+        monkeypatch.setenv("WANDB_RUN_ID", run_id)
+        status = train.run(FAST | options, data, tmp_path / "runs", Signals())
+        return status, read_state(tmp_path / "runs" / run_id)
+
+    yield go
+    keras.config.set_dtype_policy("float32")
+
+
+def read_state(folder: Path) -> dict:
+    path = folder / "state.json"
+    return json.loads(path.read_text()) if path.exists() else {"rows": []}
+
+
+def numbers(state: dict) -> list[dict]:
+    """The rows without what a clock says."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in state["rows"]]
+
+
+def test_a_run_records_one_whole_row_an_epoch(offline, tiny_set, tmp_path):
+    status, state = offline(tiny_set, "whole", epochs=3, augment="full", keep_epoch=2)
+    assert status == "finished"
+    rows = state["rows"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for i, row in enumerate(rows):
+        assert row[OBJECTIVE] == min(earlier["val_loss"] for earlier in rows[: i + 1])
+        assert {"precision", "recall", "accuracy", "mean_iou", "mean_iou_labeled", "val_iou/Land", "iou/Land"} <= set(row)
+        assert row["learning_rate"] == pytest.approx(0.002) and row["seconds"] > 0 and row["images_per_second"] > 0
+        assert all(math.isfinite(value) for value in row.values())
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    folder = tmp_path / "runs" / "whole"
+    best = min(rows, key=lambda row: row["val_loss"])["epoch"]
+    assert state["files"] == {"last": "last-00003.keras", "best": f"best-{best:05d}.keras", "kept": "kept-00002.keras"}
+    assert {path.name for path in folder.iterdir()} == {"state.json", "predictions.png", *state["files"].values()}
+
+
+def test_same_seed_same_run_and_resumed_is_uninterrupted(offline, tiny_set):
+    _, once = offline(tiny_set, "once", epochs=3, augment="flip")
+    offline(tiny_set, "parts", epochs=1, augment="flip")
+    _, parts = offline(tiny_set, "parts", epochs=3, augment="flip")
+    _, other = offline(tiny_set, "other", epochs=1, augment="flip", seed=2)
+    assert numbers(once) == numbers(parts)
+    assert numbers(other)[0] != numbers(once)[0]
+
+
+def test_val_loss_does_not_depend_on_val_batch_size(tiny_set):
+    prepared = PreparedSet.open(tiny_set)
+    keras.utils.set_random_seed(0)
+    model = models.build(Config(), prepared.patch_size)
+    for name, loss_class in losses.LOSSES.items():
+        loss = loss_class()
+        model.compile(loss=loss, metrics=[losses.SplitSums(loss)])
+        sizes = (1, 7, 16, len(prepared.indices("val")))
+        found = [model.evaluate(datasets.Patches(prepared, "val", size), return_dict=True, verbose=0)["loss"] for size in sizes]
+        assert max(found) - min(found) < 1e-5, name
+
+
+def test_a_diverged_run_is_finite_and_ranks_last(offline, tiny_set):
+    status, state = offline(tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear")
+    assert status == "diverged" and state["rows"] == []
+    assert train.EXIT_CODES[status] == 0
+    assert math.isfinite(losses.CrossEntropy.worst)
+
+
+def test_out_of_memory_of_every_kind_is_told_from_other_errors():
+    import tensorflow as tf
+
+    for error in (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), MemoryError()):
+        with pytest.raises(RunEnded) as ended, memory_watched():
+            raise error
+        assert ended.value.status == "oom"
+    with pytest.raises(ZeroDivisionError), memory_watched():
+        raise ZeroDivisionError
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(offline, tiny_set):
+    offline(tiny_set, "mine", epochs=1)
+    with pytest.raises(BadInput, match="batch_size differ"):
+        offline(tiny_set, "mine", epochs=2, batch_size=16)
+
+
+def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+    model = models.build(Config(), 16)
+    model.compile(keras.optimizers.Adam(0.001), losses.CrossEntropy())
+    checkpoint = callbacks.Checkpoint(tmp_path, {"seed": 0})
+    checkpoint.save(model, {"epoch": 1, "val_loss": 1.0}, best=True, keep=False)
+    (tmp_path / "part-last-00002.keras").write_bytes(b"half")
+    (tmp_path / "part-state.json").write_text('{"rows": [')
+    again = callbacks.Checkpoint(tmp_path, {"seed": 0})
+    assert again.epoch == 1 and again.load().count_params() == model.count_params()
+    again.save(model, {"epoch": 2, "val_loss": 2.0}, best=False, keep=False)
+    assert {path.name for path in tmp_path.glob("*.keras")} == {"last-00002.keras", "best-00001.keras"}
+
+
+def command(data: Path, runs: Path, *options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), f"--data={data}", f"--runs={runs}", *options]
+
+
+def started(tmp_path: Path, data: Path, *options: str, **environment: str) -> subprocess.Popen:
+    inherited = {name: value for name, value in os.environ.items() if "WANDB" not in name}  # the client hands its service down
+    environment = inherited | {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)} | environment
+    fast = [f"--{name}={value}" for name, value in FAST.items()]
+    return subprocess.Popen(
+        command(data, tmp_path / "runs", *fast, *options),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
+    deadline = time.monotonic() + 150
+    while len(read_state(folder)["rows"]) < epoch:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the epoch did not come"
+        time.sleep(0.05)
+
+
+def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, tiny_set):
+    """kill -9 in the middle of training, then the same command with the same run id, in fresh processes throughout."""
+    options = ("--epochs=5", "--augment=flip")
+    whole = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="whole")
+    assert whole.wait(200) == 0, whole.communicate()[0]
+    killed = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="killed")
+    wait_for_epoch(killed, tmp_path / "runs" / "killed", 2)
+    killed.kill()
+    killed.wait()
+    done = len(read_state(tmp_path / "runs" / "killed")["rows"])
+    assert 2 <= done < 5
+    resumed = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="killed")
+    output = resumed.communicate(timeout=200)[0]
+    assert resumed.returncode == 0, output
+    assert f"epoch {done:>3}/5" not in output  # it went on, it did not begin again
+    assert numbers(read_state(tmp_path / "runs" / "killed")) == numbers(read_state(tmp_path / "runs" / "whole"))
+
+
+@pytest.mark.parametrize(("sent", "status", "code"), [(signal.SIGTERM, "preempted", 143), (signal.SIGINT, "interrupted", 130)])
+def test_signals_end_the_run_in_order(tmp_path, tiny_set, sent, status, code):
+    process = started(tmp_path, tiny_set, "--epochs=500", WANDB_RUN_ID="signalled")
+    wait_for_epoch(process, tmp_path / "runs" / "signalled", 1)
+    process.send_signal(sent)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert f"run signalled {status}" in output and "WANDB_RUN_ID=signalled" in output
+    checkpoint = read_state(tmp_path / "runs" / "signalled")
+    assert (tmp_path / "runs" / "signalled" / checkpoint["files"]["last"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--learning-rate", "fast"], ["--learning-rate", "'fast'"]),
+        (["--batch-size", "0"], ["--batch-size", "1<=x<=1024"]),
+        (["--activation", "gelu"], ["'gelu'", "'relu'"]),
+        (["--architecture", "fpn"], ["fpn needs a backbone"]),
+        (["--architecture=pspnet", "--backbone=resnet18"], ["multiple of 48 px", "32 px"]),
+        (["--data", "nowhere"], ["nowhere", "python -m segmentation.prepare RAW"]),
+    ],
+)
+def test_bad_input_is_told_at_once_and_nothing_is_written(tmp_path, tiny_set, options, words):
+    work = tmp_path / "work"
+    work.mkdir()
+    begun = time.monotonic()
+    done = subprocess.run(
+        command(tiny_set, work / "runs", *options), cwd=work, capture_output=True, text=True, env=os.environ | {"HOME": str(work)}
+    )
+    assert time.monotonic() - begun < 20  # far less: no framework is imported (see the imports' test below)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert list(work.iterdir()) == []
+
+
+def test_bad_input_costs_no_framework(tiny_set):
+    script = "import sys, train\ntry: train.main(['--data', 'nowhere'])\nexcept SystemExit: pass\n"
+    script += "print(sorted({'tensorflow', 'keras', 'wandb', 'cv2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
