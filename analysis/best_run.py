@@ -11,18 +11,16 @@ from pathlib import Path
 import click
 
 from analysis import runs
-from analysis.records import Run, Sweep, Unavailable
+from analysis.records import NOT_COMPARED, Run, Sweep, Unavailable
 from analysis.sections import fixed, value_text
-from analysis.waist import FILE, plainly, results_option
+from analysis.waist import FILE, plainly, refresh_option, results_option
 from segmentation.config import BASELINE, OBJECTIVE
-
-NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")  # settings that change no result, but for chance
 
 
 @click.command(context_settings={"max_content_width": 120})
 @click.argument("sweep")
 @results_option
-@click.option("--refresh", is_flag=True, help="Read the sweep from W&B again, though it lies in the cache.")
+@refresh_option
 @plainly
 def main(sweep: str, folder: Path, refresh: bool) -> None:
     """Choose the best run of SWEEP (entity/project/sweep_id, or the address of its page), and write it to OUT/best_run.json.

@@ -17,8 +17,8 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     names = [name for name in sweep.varied() if len({str(run.config.get(name)) for run in used}) > 1]
     if len(used) < FEWEST or not names:
         raise Unavailable(
-            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} of them are too "
-            f"few for fANOVA; it needs at least {FEWEST} runs and one hyperparameter"
+            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} of them are "
+            f"too few for fANOVA; it needs at least {FEWEST} runs and one hyperparameter"
         )
     if len({run.objective for run in used}) == 1:
         raise Unavailable("importance of the hyperparameters: all runs have the same objective, so nothing explains it")

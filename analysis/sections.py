@@ -90,6 +90,7 @@ class Section:
     notes: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> list[Path]:
         """Write the tables; every file of this section."""

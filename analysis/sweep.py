@@ -16,7 +16,7 @@ from analysis import runs, style
 from analysis.importance import importances
 from analysis.records import Run, Sweep, Unavailable, number
 from analysis.sections import Picture, Section, Table, value_text
-from analysis.waist import Waist, plainly, results_option, tell
+from analysis.waist import Waist, plainly, refresh_option, results_option, tell
 from segmentation.config import OBJECTIVE
 
 LOG_FROM = 10  # a numeric hyperparameter whose values span at least this factor is drawn on a logarithmic axis
@@ -27,16 +27,18 @@ FOCUS = 3.0  # an axis shows no more than this many times the distance from the 
 @click.command(context_settings={"max_content_width": 120})
 @click.argument("others", nargs=-1, metavar="[OTHER_SWEEP]...")
 @results_option
+@refresh_option
 @plainly
-def main(others: tuple[str, ...], folder: Path) -> None:
-    """Draw how the sweep of OUT/best_run.json searched; each OTHER_SWEEP (entity/project/sweep_id) is one more line of progress.
+def main(others: tuple[str, ...], folder: Path, refresh: bool) -> None:
+    """Draw how the sweep of OUT/best_run.json searched; each OTHER_SWEEP (entity/project/sweep_id)
+    is one more line of progress.
 
     Writes OUT/sweep_progress.png (objective against cumulative epochs), OUT/sweep_curves.png (learning curves by outcome),
     OUT/sweep_parallel.png (parallel coordinates), OUT/sweep_parameters.png (objective against each hyperparameter),
     OUT/sweep_importance.png (fANOVA) and the numbers in them as CSV. Works without a best run.
     """
     waist = Waist.open(folder)
-    tell(make(waist, [runs.load(other, waist.cache, say=click.echo) for other in others]))
+    tell(make(waist, [runs.load(other, waist.cache, refresh, click.echo) for other in others]))
 
 
 def make(waist: Waist, others: Sequence[Sweep] = ()) -> Section:

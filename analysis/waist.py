@@ -71,6 +71,11 @@ def results_option(command: Callable) -> Callable:
     )(command)
 
 
+def refresh_option(command: Callable) -> Callable:
+    """Adds `--refresh`."""
+    return click.option("--refresh", is_flag=True, help="Read sweeps from W&B again, though they lie in the cache.")(command)
+
+
 def data_option(command: Callable) -> Callable:
     """Adds `--data`, the prepared set that the runs were trained on."""
     kind = click.Path(file_okay=False, path_type=Path)

@@ -1,0 +1,50 @@
+"""Sections -> one HTML page that holds everything: no script, no font, no picture from elsewhere. Prints on A4."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+from analysis.sections import Picture, Section
+
+TEMPLATE = Path(__file__).with_name("page.html")
+WARNING = "Warning: "
+
+
+def render(title: str, lead: str, key: Mapping[str, str], sections: Sequence[Section]) -> str:
+    """The page; `key` are the few numbers at its top, label -> value."""
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        lead=escape(lead),
+        key="".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for label, value in key.items()),
+        contents=" ".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in sections),
+        body="\n".join(map(_section, sections)),
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f'<section id="{_anchor(section.title)}">', f"<h2>{escape(section.title)}</h2>"]
+    parts += map(_note, section.notes)
+    parts += map(_figure, section.pictures)
+    parts += [f'<div class="scroll">{table.html()}</div>' for table in section.tables]
+    links = [f'<a href="{escape(url)}">{escape(text)}</a>' for text, url in section.links.items() if url.startswith("http")]
+    parts += [f"<p>{' · '.join(links)}</p>"] if links else []
+    parts += [f'<p class="command">Made by <code>{escape(section.command)}</code></p>'] if section.command else []
+    return "\n".join([*parts, "</section>"])
+
+
+def _note(note: str) -> str:
+    kind = "note warning" if note.startswith(WARNING) else "note"
+    return f'<p class="{kind}">{escape(note.removeprefix(WARNING))}</p>'
+
+
+def _figure(picture: Picture) -> str:
+    data = base64.b64encode(picture.file.read_bytes()).decode("ascii")
+    caption = escape(picture.caption)
+    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
