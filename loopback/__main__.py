@@ -43,7 +43,9 @@ def serve(folder, host, port, lost_after, while_used):
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         store = Store(folder)
-        listener = daemon.listen(folder, host, port if port or while_used else daemon.last_port(folder) or 8888)
+        if port is None and not while_used:
+            port = daemon.last_port(folder) or 8888
+        listener = daemon.listen(folder, host, port)
     except (LockedError, daemon.ServerError) as error:
         raise click.ClickException(str(error)) from error
     url = daemon.announce(folder, host, listener.getsockname()[1])

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608  (table and column names are our own words; every value goes through a ?)
 
+import json
 from functools import partial
 
 from loopback import pages, query
@@ -113,8 +114,6 @@ def sweep(source, info, sweepName: str) -> dict | None:  # noqa: N803
 
 def sweeps(source, info, filters=None, first=None, after=None) -> dict:
     """A page of sweeps, newest first. Of the filters, equality of plain columns is understood."""
-    import json
-
     wanted = json.loads(filters or "{}")
     known = {"name", "state", "display_name"}
     if set(wanted) - known:

@@ -6,6 +6,7 @@ import fnmatch
 import json
 import mimetypes
 import shutil
+import time
 from functools import partial
 
 from loopback import lifecycle, pages
@@ -64,8 +65,6 @@ def _open(store, input: dict) -> tuple[dict, bool]:
 
 def create(store, project_id: int, name: str, *, sweep_id: int | None, state: str, **columns) -> int:
     """A new run's id; its display name is the next number in its sweep or project."""
-    import time
-
     with store.writing():
         if sweep_id:
             number = 1 + store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep_id)
@@ -202,7 +201,7 @@ def _spread(store, table: str, run_id: int, lines: int, samples: int | None) -> 
 
 
 def sampled_history(source, info, specs: list[str]) -> list[list[dict]]:
-    """For every spec `{keys, samples, minStep, maxStep}` the rows that hold all of its keys, evenly picked."""
+    """For every spec `{keys, samples, minStep, maxStep}` (both inclusive) the rows that hold all its keys, evenly picked."""
     return [_sample(info.context.store, source["id"], json.loads(spec)) for spec in specs]
 
 
@@ -211,7 +210,7 @@ def _sample(store, run_id: int, spec: dict) -> list[dict]:
     if not keys:
         return []
     picked = ", ".join(["json_extract(row, ?)"] * len(keys))
-    sql = f"SELECT json_array({picked}) AS cells FROM history WHERE run_id = ? AND step >= ? AND step < ?"
+    sql = f"SELECT json_array({picked}) AS cells FROM history WHERE run_id = ? AND step >= ? AND step <= ?"
     paths = ["$." + json.dumps(key) for key in keys]
     low, high = spec.get("minStep"), spec.get("maxStep")
     window = [0 if low is None else int(low), 2**62 if high is None else int(high)]

@@ -124,7 +124,8 @@ async def file_stream(request: Request) -> Response:
     """POST /files/{entity}/{project}/{run}/file_stream"""
     body = await json_body(request)
     names = (request.path_params[part] for part in ("entity", "project", "run"))
-    return JSONResponse(await run_in_threadpool(stream.receive, request.app.state.store, *names, body))
+    state = request.app.state
+    return JSONResponse(await run_in_threadpool(stream.receive, state.store, state.search, *names, body))
 
 
 def storage_path(request: Request) -> Path:

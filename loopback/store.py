@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -116,6 +117,10 @@ def _finite(value):
     return value
 
 
+def _matches(pattern: str, text) -> bool:
+    return text is not None and re.search(pattern, str(text)) is not None
+
+
 class Store:
     """One folder, one owner. Every thread reads through its own connection; writers take turns."""
 
@@ -140,6 +145,7 @@ class Store:
         if not hasattr(self._local, "connection"):
             connection = sqlite3.connect(self.folder / "loopback.sqlite", timeout=60, isolation_level=None)
             connection.row_factory = lambda cursor, row: dict(sqlite3.Row(cursor, row))
+            connection.create_function("regexp", 2, _matches, deterministic=True)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")  # a commit survives kill -9; fsync comes at checkpoints
             self._local.connection = connection

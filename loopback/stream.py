@@ -10,14 +10,16 @@ import time
 
 from loopback import lifecycle
 from loopback.projects import RUNS
+from loopback.search import Search
 from loopback.store import NotFoundError, Store, dumps, now
+from loopback.sweep_controls import config_of
 
 logger = logging.getLogger("loopback")
 
 HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
 
 
-def receive(store: Store, entity: str, project: str, name: str, body: dict) -> dict:
+def receive(store: Store, search: Search, entity: str, project: str, name: str, body: dict) -> dict:
     """Takes one request of a run's file stream; the answer tells whether the run should stop.
 
     NotFoundError if there is no such run, ValueError for a body of another shape.
@@ -31,7 +33,10 @@ def receive(store: Store, entity: str, project: str, name: str, body: dict) -> d
         _live(store, run, body)
         for file in body.get("uploaded") or []:
             logger.debug("%s: %s is uploaded", name, file)
-        run = _run(store, entity, project, name)
+    if run["sweep_id"] and HISTORY in (body.get("files") or {}):  # its last words are heard before anybody is stopped
+        sweep = store.one("SELECT * FROM sweeps WHERE id = ?", run["sweep_id"])
+        search.give_up(sweep, config_of(sweep["config"]))
+    run = _run(store, entity, project, name)
     return {"exitcode": run["exitcode"], "limits": {}, "stopped": bool(run["stopped"])}
 
 
