@@ -70,7 +70,8 @@ def _draw(waist: Waist, name: str, behind: list) -> Picture:
     axes.set_ylabel(label)
     axes.legend(ncols=2)
     described = "; ".join(f"{role} is {run}" for role, run in waist.roles().items())
-    caption = f"{label.split(' (')[0].capitalize()} against epochs; {described}. The large mark is the epoch of the kept weights."
+    named = label.split(" (")[0]
+    caption = f"{named[0].upper()}{named[1:]} against epochs; {described}. The large mark is the epoch of the kept weights."
     return Picture(style.save(figure, waist.folder / f"curves_{name}.png"), caption)
 
 

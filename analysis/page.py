@@ -14,7 +14,7 @@ WARNING = "Warning: "
 
 
 def render(title: str, lead: str, key: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """The page; `key` are the few numbers at its top, label -> value."""
+    """The page, with the tables that are to be read; `key` are the few numbers at its top, label -> value."""
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         lead=escape(lead),
@@ -28,7 +28,7 @@ def _section(section: Section) -> str:
     parts = [f'<section id="{_anchor(section.title)}">', f"<h2>{escape(section.title)}</h2>"]
     parts += map(_note, section.notes)
     parts += map(_figure, section.pictures)
-    parts += [f'<div class="scroll">{table.html()}</div>' for table in section.tables]
+    parts += [f'<div class="scroll">{table.html()}</div>' for table in section.tables if "md" in table.formats]
     links = [f'<a href="{escape(url)}">{escape(text)}</a>' for text, url in section.links.items() if url.startswith("http")]
     parts += [f"<p>{' · '.join(links)}</p>"] if links else []
     parts += [f'<p class="command">Made by <code>{escape(section.command)}</code></p>'] if section.command else []
@@ -37,7 +37,8 @@ def _section(section: Section) -> str:
 
 def _note(note: str) -> str:
     kind = "note warning" if note.startswith(WARNING) else "note"
-    return f'<p class="{kind}">{escape(note.removeprefix(WARNING))}</p>'
+    words = note.removeprefix(WARNING)
+    return f'<p class="{kind}">{escape(words[:1].upper() + words[1:])}</p>'
 
 
 def _figure(picture: Picture) -> str:

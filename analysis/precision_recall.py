@@ -126,7 +126,7 @@ def _class_rows(role: str, by_split: dict[str, Evaluation]) -> list[tuple]:
 
 def _draw(waist: Waist, found: dict[str, Evaluation], suffix: str, when: str) -> tuple[Picture, Table]:
     """One square of axes a run, a line a class; and the average precisions."""
-    figure, (row,) = style.figure(1, len(found), height=4.9 if len(found) > 1 else 5.4, sharey=True)
+    figure, (row,) = style.figure(1, len(found), height=4.6 if len(found) > 1 else 5.4, sharey=True)
     areas = {}
     for axes, (role, evaluation) in zip(row, found.items(), strict=True):
         curves = metrics.precision_recall_curves(evaluation.truth, evaluation.probabilities)

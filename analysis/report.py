@@ -132,7 +132,7 @@ def _whole_images(waist: Waist, images: tuple[Path, ...], local: Path) -> Sectio
         image = predict.read(path)
         section = predict.make(image, name, folder, size, answer, scale)
         section.files()
-        figure, (row,) = style.figure(1, 3, height=3.3 * min(1.4, image.shape[0] / image.shape[1]) + 0.6)
+        figure, (row,) = style.figure(1, 3, height=2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7)
         layers = {"image": image, "prediction": predict.read(folder / f"{name}_mask.png")}
         layers["overlay"] = predict.read(folder / f"{name}_overlay.png")
         for axes, (word, layer) in zip(row, layers.items(), strict=True):

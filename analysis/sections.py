@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 Cell = str | int | float | None
+LONG = 30  # letters of a word that may be broken anywhere
 MISSING = "–"  # noqa: RUF001 - the dash of a table, for a value that is undefined
 
 
@@ -66,8 +67,10 @@ class Table:
         right = self.numeric()
 
         def line(cells, tag):
-            marked = [f'<{tag} class="n">' if is_right else f"<{tag}>" for is_right in right]
-            return "<tr>" + "".join(f"{m}{escape(_text(c))}</{tag}>" for m, c in zip(marked, cells, strict=True)) + "</tr>"
+            texts = [escape(_text(cell)) for cell in cells]
+            kinds = ["n" if is_right else "long" if len(text) > LONG else "" for is_right, text in zip(right, texts, strict=True)]
+            marks = [f' class="{kind}"' if kind else "" for kind in kinds]
+            return "<tr>" + "".join(f"<{tag}{mark}>{text}</{tag}>" for mark, text in zip(marks, texts, strict=True)) + "</tr>"
 
         body = "\n".join(line(row, "td") for row in self.rows)
         return (

@@ -224,7 +224,9 @@ def _parameters(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
         for run, value in zip(found, values, strict=True):
             look = style.OUTCOMES[run.outcome]
             x = value if scale.words is None else scale.words.index(value_text(value))
-            axes.plot(x, run.objective, marker=look["marker"], color=look["color"], linestyle="", markeredgecolor="white")
+            axes.plot(
+                x, run.objective, marker=look["marker"], color=look["color"], linestyle="", markeredgecolor="white", markersize=7
+            )
         if scale.words is not None:
             axes.set_xticks(range(len(scale.words)), scale.words)
             axes.margins(x=0.2)
@@ -306,8 +308,9 @@ def _focus(axes, values: np.ndarray) -> None:
 
 
 def _top(values: np.ndarray) -> float:
-    """Where an axis for these finite values ends, lest a diverged run squeezes all others together."""
-    return float(values.min() + FOCUS * max(np.quantile(values, 0.75) - values.min(), 1e-9))
+    """Where an axis for these finite values (n,) ends, lest a diverged run squeezes all others together."""
+    limit = values.min() + FOCUS * max(np.quantile(values, 0.75) - values.min(), 1e-9)
+    return float(values[values <= limit].max())
 
 
 def _last(value: float) -> float:
