@@ -26,7 +26,14 @@ PICTURES = 6
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
-@click.option("--data", type=click.Path(path_type=Path), default="data/prepared", help="Prepared set to train on.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="data/prepared",
+    envvar="AERIAL_DATA",
+    show_envvar=True,
+    help="Prepared set to train on.",
+)
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Checkpoints and weights, a folder a run id.")
 @config_options
 @click.pass_context

@@ -72,7 +72,12 @@ class Config:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Config":
-        """Config from a mapping such as `wandb.config`: missing names take their default, unknown names are an error."""
+        """Config from a mapping such as `wandb.config`: missing names take their default, unknown names are an error.
+
+        `configuration`, a mapping of several hyperparameters, is how a grid goes over whole configurations (sweeps/confirm.yaml).
+        """
+        values = dict(values)
+        values |= values.pop("configuration", None) or {}
         unknown = sorted(set(values) - {spec.name for spec in fields(cls)})
         if unknown:
             known = ", ".join(spec.name for spec in fields(cls))

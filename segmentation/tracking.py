@@ -64,13 +64,14 @@ def start(given: Mapping, prepared: PreparedSet) -> tuple[wandb.Run, Config]:
         settings=wandb.Settings(quiet=True),
     )
     try:
-        config = Config.from_mapping({name: value for name, value in run.config.items() if name not in RECORDS})
+        config = Config.from_mapping({name: value for name, value in dict(run.config).items() if name not in RECORDS})
         config.check_patch_size(prepared.patch_size)
     except (TypeError, ValueError):
         run.finish(exit_code=2)
         raise
     data = {name: prepared.manifest[name] for name in ("checksum", "leaks", "options")}
-    run.config.update(asdict(config) | {"data": data}, allow_val_change=True)
+    defaults = {name: value for name, value in asdict(config).items() if name not in run.config}  # a sweep's values are locked
+    run.config.update(defaults | {"data": data}, allow_val_change=True)
     if BASELINE.items() <= asdict(config).items() and "baseline" not in run.tags:
         run.tags = (*run.tags, "baseline")
     run.define_metric("*", step_metric="epoch")

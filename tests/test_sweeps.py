@@ -1,0 +1,82 @@
+"""Every value of every sweep can be a run, W&B accepts every file, and each says what it searches, costs and how to start it."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segmentation.config import BASELINE, OBJECTIVE, Config
+from sweeps import schema_violations_from_proposed_config
+
+FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
+NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def load(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def values_of(parameter: dict) -> list:
+    """The values that a parameter may take, or the ends of its range."""
+    if "values" in parameter:
+        return parameter["values"]
+    return [parameter["value"]] if "value" in parameter else [parameter["min"], parameter["max"]]
+
+
+def strings(node):
+    if isinstance(node, dict):
+        yield from itertools.chain.from_iterable(map(strings, node.values()))
+    elif isinstance(node, list):
+        yield from itertools.chain.from_iterable(map(strings, node))
+    elif isinstance(node, str):
+        yield node
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+class TestSweep:
+    def test_wandb_accepts_it(self, path):
+        assert schema_violations_from_proposed_config(load(path)) == []
+
+    def test_every_value_builds_a_config(self, path):
+        for name, parameter in load(path)["parameters"].items():
+            for value in values_of(parameter):
+                Config.from_mapping({name: value})
+
+    def test_no_text_is_meant_as_a_number(self, path):
+        assert [text for text in strings(load(path)) if NUMBER.fullmatch(text)] == []
+
+    def test_it_minimises_the_one_objective(self, path):
+        assert load(path)["metric"]["name"] == OBJECTIVE and load(path)["metric"]["goal"] == "minimize"
+
+    def test_hyperband_leaves_room_to_stop(self, path):
+        sweep = load(path)
+        if "early_terminate" in sweep:
+            assert 1 <= sweep["early_terminate"]["min_iter"] < sweep["parameters"]["epochs"]["value"]
+
+    def test_it_ends(self, path):
+        assert load(path)["method"] == "grid" or "run_cap" in load(path)
+
+    def test_its_head_says_what_cost_and_how_to_start(self, path):
+        head = "".join(itertools.takewhile(lambda line: line.startswith("#"), path.open()))
+        assert "# What:" in head and "# Cost:" in head and f"loopback sweep sweeps/{path.name}" in head
+        runs = load(path).get("run_cap")
+        assert runs is None or f"{runs} runs" in head
+        assert f"{load(path)['parameters']['epochs']['value']} epochs" in head
+
+
+def test_text_that_looks_like_a_number_would_be_found():
+    assert [bool(NUMBER.fullmatch(text)) for text in ("1e-4", "0.1", "-3", "relu", "--data=data/demo")] == [1, 1, 1, 0, 0]
+
+
+def test_the_flagship_searches_what_it_says():
+    parameters = load(FILES[0].with_name("bayes_hyperband.yaml"))["parameters"]
+    assert values_of(parameters["batch_size"]) == [1, 32] and values_of(parameters["learning_rate"]) == [0.0001, 0.1]
+    assert parameters["activation"]["values"] == ["relu", "tanh", "swish", None]
+
+
+def test_baseline_and_confirm_hold_the_baseline():
+    baseline = load(FILES[0].with_name("baseline.yaml"))["parameters"]
+    assert BASELINE.items() <= {name: values_of(parameter)[0] for name, parameter in baseline.items()}.items()
+    assert BASELINE in load(FILES[0].with_name("confirm.yaml"))["parameters"]["configuration"]["values"]
