@@ -83,7 +83,8 @@ def make(waist: Waist, sweep: Sweep) -> Section:
     others = seeds != seen
     if not others.all() and others.sum() >= 2:
         without = compare(best[others], baseline[others])
-        statements.append(f"Seed {seen} is the one that the search chose by, which flatters it. Without it: {without.statement}")
+        alone = without.statement[0].lower() + without.statement[1:]
+        statements.append(f"Seed {seen} is the one that the search chose by, which flatters it. Without it: {alone}")
     rows = [(str(seed), float(b), float(a), float(a - b)) for seed, b, a in zip(seeds, best, baseline, strict=True)]
     rows.append(("mean", gain.best_mean, gain.baseline_mean, gain.mean))
     rows.append(("standard deviation", gain.best_std, gain.baseline_std, float((baseline - best).std(ddof=1))))

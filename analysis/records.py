@@ -10,7 +10,7 @@ import numpy as np
 
 from segmentation.config import BASELINE, OBJECTIVE, Config
 
-NOT_HYPERPARAMETERS = ("data", "environment", "_wandb")  # what a run's config holds beside them
+NOT_HYPERPARAMETERS = ("data", "environment", "configuration", "_wandb")  # what else a run's config holds
 NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")  # two runs that differ in no others are repeats of one configuration
 LIVE = ("running", "pending", "preempting", "queued")
 OUTCOMES = ("finished", "stopped", "diverged", "oom", "interrupted", "preempted", "failed", "running")

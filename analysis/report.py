@@ -36,7 +36,7 @@ def main(sweep_path, folder, data, local, compare, confirmation, images, publish
     """
     found = runs.load(sweep_path, folder / "cache", refresh, click.echo)
     best_run.write(found, folder)
-    waist = Waist.open(folder)
+    waist, page_title = Waist.open(folder), f"Sweep {found}"
     sections = [_overview(waist)]
 
     def attempt(title: str, make: Callable[[], Section]) -> None:
@@ -65,12 +65,12 @@ def main(sweep_path, folder, data, local, compare, confirmation, images, publish
     command = _command(sweep_path, folder, data, compare, confirmation, images)
     sections.append(_provenance(waist, command))
     file = folder / PAGE
-    file.write_text(page.render(f"Sweep {found}", waist.choice["statement"], _key(waist), sections), encoding="utf-8")
+    file.write_text(page.render(page_title, waist.choice["statement"], _key(waist), sections), encoding="utf-8")
     click.echo(f"report: {file}")
     if publish:
         from analysis import publish as publishing  # needs the extra `report`
 
-        for line in publishing.publish(waist, sections):
+        for line in publishing.publish(waist, page_title, sections):
             click.echo(line)
 
 

@@ -155,6 +155,16 @@ def log_curves(run: wandb.Run, curves: Mapping[str, tuple[np.ndarray, np.ndarray
     run.summary["precision_recall"] = wandb.Table(columns=["class", "recall", "precision"], data=rows)
 
 
+def log_figures(entity: str, project: str, name: str, figures: Mapping[str, Path]) -> str:
+    """Figures, name -> PNG file, as pictures `figures/<name>` of a run of their own; its id, which is `name`."""
+    settings = wandb.Settings(quiet=True, silent=True, disable_git=True)
+    with wandb.init(
+        entity=entity, project=project, id=name, name=name, job_type="report", resume="allow", settings=settings
+    ) as run:
+        run.log({f"figures/{key}": wandb.Image(str(path)) for key, path in figures.items()})
+    return name
+
+
 def asked_to_stop(run: wandb.Run) -> bool:
     """Whether W&B wants this run stopped (Hyperband, a cancelled sweep, the stop button), rather than the machine being taken.
 
