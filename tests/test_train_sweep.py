@@ -1,0 +1,109 @@
+"""train.py in real sweeps: the unmodified client, CLI and agent against our server, on tiny data."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from loopback_helpers import ROOT, api, served, wait_for  # noqa: F401  fixtures
+
+from segmentation.config import OBJECTIVE
+
+SWEEP = """
+program: {root}/train.py
+command: ["${{env}}", python, "${{program}}", --data={data}, "${{args}}"]
+method: {method}
+metric: {{name: best_val_loss, goal: minimize, impute: latest}}
+{more}
+parameters:
+  batch_size: {{value: 32}}
+  precision: {{value: float32}}
+  epochs: {{value: {epochs}}}
+  learning_rate: {rates}
+  activation: {{values: {activations}}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, tiny_set):
+    """A working folder, and a sweep's YAML made from words."""
+
+    def yaml(**words) -> str:
+        return SWEEP.format(root=ROOT, data=tiny_set, **words)
+
+    return tmp_path, yaml
+
+
+def rows_of(run) -> list[dict]:
+    return list(run.scan_history())
+
+
+def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, place):  # noqa: F811
+    folder, yaml = place
+    path = served.sweep(
+        yaml(
+            method="bayes",
+            epochs=60,
+            activations="[relu, null]",
+            rates="{distribution: log_uniform_values, min: 0.0000002, max: 0.005}",
+            more="early_terminate: {type: hyperband, min_iter: 2, eta: 2}\nrun_cap: 6",
+        ),
+        folder,
+    )
+    agents = [served.agent(path, folder, poll=0.5) for _ in range(2)]
+    assert [agent.wait(400) for agent in agents] == [0, 0]
+
+    sweep = api.sweep(path)
+    runs = {run.id: run for run in sweep.runs}
+    assert len(runs) == 6
+    statuses = {name: run.summary["status"] for name, run in runs.items()}
+    assert set(statuses.values()) == {"finished", "stopped"}
+    for name, run in runs.items():
+        rows = rows_of(run)
+        assert [row["epoch"] for row in rows] == [row["_step"] for row in rows] == list(range(1, len(rows) + 1))
+        losses = [row["val_loss"] for row in rows]
+        assert [row[OBJECTIVE] for row in rows] == [min(losses[: i + 1]) for i in range(len(losses))]
+        assert run.summary[OBJECTIVE] == rows[-1][OBJECTIVE]
+        assert (len(rows) == 60) == (statuses[name] == "finished")
+        assert run.config["data"]["checksum"] and run.config["environment"]["precision"] == "float32"
+        assert run.config["learning_rate"] <= 0.005 and run.config["seed"] == 0
+    finished = [run for name, run in runs.items() if statuses[name] == "finished"]
+    best = min(finished, key=lambda run: (run.summary[OBJECTIVE], run.id))
+    assert sweep.best_run().summary[OBJECTIVE] <= best.summary[OBJECTIVE]
+    model = next(artifact for artifact in best.logged_artifacts() if artifact.type == "model")
+    assert best.id in model.aliases  # the alias `best` moves on to the run that finished last
+    assert [artifact.type for artifact in best.used_artifacts()] == ["dataset"]
+    assert Path(model.download(root=str(folder / "model")), "best.keras").stat().st_size > 1_000_000
+
+
+def train_process(run_id: str) -> int | None:
+    """The process id of train.py at work on a run."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if b"train.py" in (entry / "cmdline").read_bytes() and f"WANDB_RUN_ID={run_id}".encode() in (
+                entry / "environ"
+            ).read_bytes().split(b"\0"):
+                return int(entry.name)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, place):  # noqa: F811
+    folder, yaml = place
+    path = served.sweep(yaml(method="grid", epochs=40, activations="[null]", rates="{value: 0.001}", more=""), folder)
+    agent = served.agent(path, folder, "--count", "1", poll=0.5)
+    begun = wait_for(lambda: [run for run in served.state(path)["runs"] if (run["historyLineCount"] or 0) >= 3], 150)
+    name = begun[0]["name"]
+    os.kill(wait_for(lambda: train_process(name)), signal.SIGTERM)  # as a machine that is taken back does, not the sweep
+    assert agent.wait(300) == 0
+    wait_for(lambda: served.state(path)["runs"][0]["state"] in ("preempted", "finished", "running"), 30)
+    served_again = served.agent(path, folder, poll=0.5)
+    assert served_again.wait(400) == 0
+
+    run = api.run("/".join([*path.split("/")[:2], name]))
+    rows = rows_of(run)
+    assert [row["epoch"] for row in rows] == list(range(1, 41))
+    assert run.summary["status"] == "finished" and run.state == "finished"
+    log = "".join(file.read_text() for file in folder.glob("agent-*.log"))
+    assert f"run {name} preempted" in log
