@@ -10,7 +10,7 @@ from loopback import lifecycle, pages
 from loopback.projects import RUNS, identified, row_of
 from loopback.search import Search
 from loopback.store import NotFoundError, Store, dumps, now
-from loopback.sweep_controls import config_of, enqueue, new_name
+from loopback.sweep_controls import capped, config_of, enqueue, new_name
 
 logger = logging.getLogger("loopback")
 
@@ -77,7 +77,7 @@ def _commands(store: Store, search: Search, agent: dict, sweep_id: int, config: 
     if reported:
         sql = "SELECT name FROM runs WHERE agent_id = ? AND stopped = 1"
         return [{"type": "stop", "run_id": row["name"]} for row in store.all(sql, agent["id"]) if row["name"] in reported]
-    if sweep["state"] == "RUNNING":
+    if sweep["state"] in ("RUNNING", "FINISHED"):
         run = _next(store, search, sweep, config)
         if run is not None:
             lifecycle.change(
@@ -95,6 +95,8 @@ def _commands(store: Store, search: Search, agent: dict, sweep_id: int, config: 
         sweep = store.one("SELECT * FROM sweeps WHERE id = ?", sweep_id)
     if sweep["state"] in ("FINISHED", "CANCELED"):
         store.update("agents", agent["id"], state="FINISHED")
+        for run in store.all("SELECT * FROM runs WHERE agent_id = ? AND state IN ('running', 'preempting')", agent["id"]):
+            lifecycle.lose(store, run)  # it will not be heard of again
         return [{"type": "exit"}]
     return []
 
@@ -113,14 +115,12 @@ def _next(store: Store, search: Search, sweep: dict, config: dict) -> dict | Non
     """The run that waited longest, else a new one of the search's choice, else None."""
     waiting = "SELECT * FROM runs WHERE sweep_id = ? AND queued IS NOT NULL ORDER BY queued LIMIT 1"
     run = store.one(waiting, sweep["id"])
-    if run is not None or sweep["exhausted"] or config["method"] == "custom" or _local(config):
+    if run is not None or sweep["state"] == "FINISHED" or sweep["exhausted"] or config["method"] == "custom" or _local(config):
         return run
     if search.reached(sweep, config):
         lifecycle.set_sweep_state(store, sweep["id"], "FINISHED")
         return None
-    cap = config.get("run_cap")
-    count = store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep["id"])
-    chosen = None if cap and count >= cap else search.suggest(sweep, config)
+    chosen = None if capped(store, sweep) else search.suggest(sweep, config)
     if chosen is None:
         store.update("sweeps", sweep["id"], exhausted=1)
         return None

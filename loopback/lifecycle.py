@@ -68,18 +68,21 @@ def ask_to_stop(store: Store, run_ids: list[int]) -> None:
             change(store, run_id, stopped=1)
 
 
-def set_sweep_state(store: Store, sweep_id: int, state: str) -> None:
-    """RUNNING, PAUSED, FINISHED (no new runs) or CANCELED (and stop those that run)."""
+def set_sweep_state(store: Store, sweep_id: int, state: str, drain: bool = False) -> None:
+    """RUNNING, PAUSED, FINISHED (no new runs) or CANCELED (and stop those that run).
+
+    What waits in the queue of a finished sweep will not be begun, unless the queue is to `drain`.
+    """
     with store.writing():
         store.update("sweeps", sweep_id, state=state, updated_at=now())
         if state == "CANCELED":
             sql = "SELECT id FROM runs WHERE sweep_id = ? AND state IN ('pending', 'running', 'preempting')"
             ask_to_stop(store, [row["id"] for row in store.all(sql, sweep_id)])
-        if state in ("CANCELED", "FINISHED"):  # what nobody has begun will not be begun
+        if state == "CANCELED" or (state == "FINISHED" and not drain):
             sql = "SELECT id, state FROM runs WHERE sweep_id = ? AND queued IS NOT NULL"
             for row in store.all(sql, sweep_id):
-                state = "killed" if row["state"] == "pending" else row["state"]
-                change(store, row["id"], state=state, queued=None)
+                left = "killed" if row["state"] == "pending" else row["state"]
+                change(store, row["id"], state=left, queued=None)
 
 
 def settle(store: Store, sweep_id: int | None) -> None:

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608  (table and column names are our own words; every value goes through a ?)
 
+import base64
 import json
 from functools import partial
 
@@ -64,8 +65,12 @@ def project(_source, info, name=None, entityName=None) -> dict | None:  # noqa: 
 
 
 def row_of(info, table: str, global_id: str) -> dict:
-    """The row behind an id like `Sweep:3`. NotFoundError if there is none."""
-    number = global_id.rpartition(":")[2]
+    """The row behind an id that `identified` made, or `Sweep:3` in clear. NotFoundError if there is none."""
+    try:
+        plain = global_id if ":" in global_id else base64.b64decode(global_id + "===").decode()
+    except ValueError:
+        raise NotFoundError(f"{global_id} does not exist") from None
+    number = plain.rpartition(":")[2]
     row = info.context.store.one(f"SELECT * FROM {table} WHERE id = ?", number)
     if row is None:
         raise NotFoundError(f"{global_id} does not exist")
@@ -73,8 +78,10 @@ def row_of(info, table: str, global_id: str) -> dict:
 
 
 def identified(kind: str, source: dict, _info) -> str:
-    """A row's id as the client sees it: `Run:12`. Rows that bring a text for an id keep it."""
-    return source["id"] if isinstance(source["id"], str) else f"{kind}:{source['id']}"
+    """A row's id as the client sees it: `Run:12` in base64, which W&B's report links rely on. A text is kept."""
+    if isinstance(source["id"], str):
+        return source["id"]
+    return base64.b64encode(f"{kind}:{source['id']}".encode()).decode()
 
 
 def project_of(source: dict, info) -> dict:

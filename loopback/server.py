@@ -236,7 +236,8 @@ def run(store: Store, listener: socket.socket, patience: float, unused: Callable
 
     if unused:
         threading.Thread(target=watch, daemon=True).start()
-    server.run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in good order, and raises it again
+        server.run(sockets=[listener])
 
 
 async def _reap(store: Store, patience: float) -> None:

@@ -58,11 +58,16 @@ def _live(store: Store, run: dict, body: dict) -> None:
 
 
 def _take(store: Store, run: dict, file: str, chunk: dict) -> None:
+    if not isinstance(chunk, dict):
+        raise ValueError(f"{file}: a chunk is {{offset, content}}")
     offset, lines = int(chunk.get("offset") or 0), chunk.get("content") or []
-    if offset < 0 or not all(isinstance(line, str) for line in lines):
+    if offset < 0 or not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError(f"{file}: offset is a line number, content a list of lines")
     if file == HISTORY:
-        _history(store, run, offset, [json.loads(line) for line in lines])
+        rows = [json.loads(line) for line in lines]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"{file}: a row is an object")
+        _history(store, run, offset, rows)
     elif file == SUMMARY:
         if lines:
             lifecycle.change(store, run["id"], summary=dumps(json.loads(lines[-1])))

@@ -86,7 +86,8 @@ def _move(store, sweep: dict, state: str) -> None:
         raise ValueError(f"a sweep can be {', '.join(TRANSITIONS)}, not {state}")
     if sweep["state"] not in TRANSITIONS[state]:
         raise ValueError(f"sweep {sweep['name']} is {sweep['state'].lower()} and cannot become {state.lower()}")
-    lifecycle.set_sweep_state(store, sweep["id"], state)
+    scheduled = "scheduler" in config_of(sweep["config"])  # it says FINISHED as soon as its last run is enqueued
+    lifecycle.set_sweep_state(store, sweep["id"], state, drain=scheduled)
 
 
 def _obey(store, sweep: dict) -> None:
@@ -98,7 +99,7 @@ def _obey(store, sweep: dict) -> None:
         if order["id"] in known:
             continue
         arguments = order["data"]["args"]
-        if arguments is None:  # nothing left to try
+        if arguments is None or capped(store, sweep):  # nothing left to try
             store.update("sweeps", sweep["id"], exhausted=1)
             lifecycle.settle(store, sweep["id"])
         else:
@@ -111,23 +112,34 @@ def _obey(store, sweep: dict) -> None:
 
 
 def enqueue(store, sweep: dict, config: dict, display_name: str | None = None) -> str:
-    """Puts a run with this configuration into the sweep's queue; its name. ValueError once run_cap is reached."""
-    cap = config_of(sweep["config"]).get("run_cap")
-    with store.writing():
-        if cap and store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep["id"]) >= cap:
-            raise ValueError(f"sweep {sweep['name']} has reached its run_cap of {cap}")
-        name = new_name()
-        extra = {"display_name": display_name} if display_name else {}
-        stamps = {"config": dumps(config), "queued": time.time()}
-        create(store, sweep["project_id"], name, sweep_id=sweep["id"], state="pending", **stamps, **extra)
+    """Puts a run with this configuration into the sweep's queue; its name."""
+    name, extra = new_name(), {"display_name": display_name} if display_name else {}
+    stamps = {"config": dumps(config), "queued": time.time()}
+    create(store, sweep["project_id"], name, sweep_id=sweep["id"], state="pending", **stamps, **extra)
     return name
 
 
+def capped(store, sweep: dict) -> bool:
+    """Whether the sweep has as many runs as its run_cap allows."""
+    cap = config_of(sweep["config"]).get("run_cap")
+    return bool(cap) and store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep["id"]) >= cap
+
+
 def enqueue_sweep_run(_source, info, input: dict) -> dict:
-    """Takes a run that `wandb sweep-scheduler` proposes. The id in the answer is the run's name."""
-    sweep = row_of(info, "sweeps", input["id"])
+    """Takes a run that `wandb sweep-scheduler` proposes; the id in the answer is the run's name.
+
+    With the run that fills run_cap the sweep is FINISHED, which is how the scheduler learns that it is done; what it
+    has enqueued is still run. ValueError for any further one.
+    """
+    store, sweep = info.context.store, row_of(info, "sweeps", input["id"])
     config = {key: value if _wrapped(value) else {"value": value} for key, value in json.loads(input["config"]).items()}
-    return {"id": enqueue(info.context.store, sweep, config, input.get("displayName")), "runQueueItemId": None}
+    with store.writing():
+        if capped(store, sweep):
+            raise ValueError(f"sweep {sweep['name']} has reached its run_cap")
+        name = enqueue(store, sweep, config, input.get("displayName"))
+        if capped(store, sweep):
+            lifecycle.set_sweep_state(store, sweep["id"], "FINISHED", drain=True)
+    return {"id": name, "runQueueItemId": None}
 
 
 def _wrapped(value) -> bool:

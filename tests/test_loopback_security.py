@@ -1,0 +1,216 @@
+"""What must not work: wrong keys, names that lead out of the store, bodies without end, nonsense. The server goes on."""
+
+import base64
+import http.client
+import json
+import stat
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+from loopback_helpers import ROOT, Served
+
+from loopback.links import signature
+from loopback.store import LockedError, Store
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    """A server that may be asked for the unknown. Every test finds it alive."""
+    server = Served(tmp_path_factory.mktemp("target")).start()
+    yield server
+    assert server.health()["status"] == "ok"
+    server.stop()
+    assert "Traceback" not in server.log()
+
+
+def send(target, method, path, body=b"", key=None, headers=()):
+    """(status, text) of one request, sent without any tidying of its path."""
+    address = urllib.parse.urlsplit(target.server.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    token = base64.b64encode(f"api:{key}".encode()).decode()
+    fields = ({"Authorization": f"Basic {token}"} if key is not None else {}) | dict(headers)
+    connection.request(method, path, body, fields)
+    reply = connection.getresponse()
+    return reply.status, reply.read().decode()
+
+
+def graphql(target, body, key=None):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return send(target, "POST", "/graphql", raw, key or target.server.key)
+
+
+@pytest.mark.parametrize("key", [None, "", "0" * 40, "\udcff".encode("utf8", "surrogateescape").decode("latin1")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/graphql"),
+        ("POST", "/files/loopback/p/r/file_stream"),
+        ("PUT", "/storage/runs/1/x"),
+        ("GET", "/storage/runs/1/x"),
+        ("GET", "/storage/../key"),
+        ("GET", "/anything"),
+    ],
+)
+def test_without_the_key_nothing(target, method, path, key):
+    status, text = send(target, method, path, b"{}", key)
+    assert status in (401, 404)
+    assert target.server.key not in text
+
+
+def test_health_is_open_and_tells_no_secret(target):
+    status, text = send(target, "GET", "/healthz")
+    assert status == 200
+    assert target.server.key not in text
+    assert target.server.key not in target.log()
+
+
+def test_the_key_is_the_owners_alone(target):
+    assert stat.S_IMODE((target.folder / "key").stat().st_mode) == 0o600
+    assert len(target.server.key) >= 40
+
+
+def test_a_link_opens_one_path_for_one_method(target):
+    path = "/storage/runs/1/hello.txt"
+    put = f"?signature={signature(target.server.key, 'PUT', path)}"
+    get = f"?signature={signature(target.server.key, 'GET', path)}"
+    assert send(target, "PUT", path + put, b"hello") == (200, "")
+    assert send(target, "GET", path + get) == (200, "hello")
+    assert send(target, "GET", path + put)[0] == 401
+    assert send(target, "GET", path.replace("hello", "other") + get)[0] == 401
+    assert send(target, "PUT", path + get, b"changed")[0] == 401
+    assert send(target, "GET", path + get) == (200, "hello")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../key", "..%2f..%2fkey", "a/../../../key", "%2e%2e/%2e%2e/key", "/etc/passwd", "..\\..\\key", "a%00b", "1//x", "."],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_paths_do_not_leave_the_store(target, method, name):
+    before = (target.folder / "key").read_text()
+    status, text = send(target, method, f"/storage/runs/{name}", b"stolen", target.server.key)
+    assert status in (400, 404)
+    assert before not in text
+    assert (target.folder / "key").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["../../key", "/etc/passwd", "a/../../b", "", ".", "a\0b", "a\\..\\b"])
+def test_run_files_cannot_be_named_out_of_their_folder(target, name):
+    make = 'mutation { upsertBucket(input: {modelName: "p", name: "r"}) { bucket { id } } }'
+    assert graphql(target, {"query": make})[0] == 200
+    query = """mutation F($f: [String!]!) { createRunFiles(input: {projectName: "p", runName: "r", files: $f}) {
+        files { uploadUrl } } }"""
+    status, text = graphql(target, {"query": query, "variables": {"f": [name]}})
+    assert status == 200
+    assert "errors" in json.loads(text)
+
+
+def test_artifact_entries_cannot_lead_out(target):
+    made = """mutation { createArtifact(input: {entityName: "loopback", projectName: "p", artifactTypeName: "t",
+        artifactCollectionNames: ["c"], digest: "d"}) { artifact { id } } }"""
+    artifact = json.loads(graphql(target, {"query": made})[1])["data"]["createArtifact"]["artifact"]["id"]
+    query = """mutation F($a: ID!, $n: String!, $d: String!) { createArtifactFiles(input: {artifactFiles: [
+        {artifactID: $a, name: $n, md5: $d}]}) { files { edges { node { uploadUrl } } } } }"""
+    good = base64.b64encode(bytes(16)).decode()
+    for name, digest in [("../x", good), ("/x", good), ("a/../../x", good), ("x", "../../key"), ("x", ""), ("x", "AAAA")]:
+        reply = json.loads(graphql(target, {"query": query, "variables": {"a": artifact, "n": name, "d": digest}})[1])
+        assert "errors" in reply, (name, digest)
+    create = """mutation M($a: ID!) { createArtifactManifest(input: {artifactID: $a, name: "m", digest: "d",
+        entityName: "loopback", projectName: "p", runName: "r"}) { artifactManifest { file { uploadUrl } } } }"""
+    reply = json.loads(graphql(target, {"query": create, "variables": {"a": artifact}})[1])
+    url = urllib.parse.urlsplit(reply["data"]["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"])
+    evil = {"version": 1, "contents": {"../../key": {"digest": good, "size": 1}}}
+    assert send(target, "PUT", f"{url.path}?{url.query}", json.dumps(evil).encode())[0] == 200
+    commit = "mutation C($a: ID!) { commitArtifact(input: {artifactID: $a}) { artifact { id } } }"
+    assert "lead out" in graphql(target, {"query": commit, "variables": {"a": artifact}})[1]
+
+
+def test_bytes_must_have_the_announced_checksum(target):
+    path = f"/storage/objects/00/{'0' * 32}"
+    assert send(target, "PUT", path, b"something else", target.server.key)[0] == 400
+    assert not (target.folder / "objects" / "00" / ("0" * 32)).exists()
+    assert list((target.folder / "objects" / "00").iterdir()) == []
+
+
+def test_oversize_bodies_are_cut_off(target):
+    huge = {"Content-Length": str(10**12)}
+    assert send(target, "POST", "/graphql", b"", target.server.key, huge.items())[0] == 413
+    assert send(target, "POST", "/files/a/b/c/file_stream", b"", target.server.key, huge.items())[0] == 413
+
+    def endless():
+        for _ in range(80):
+            yield b" " * 2**20
+
+    address = urllib.parse.urlsplit(target.server.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    token = base64.b64encode(f"api:{target.server.key}".encode()).decode()
+    try:
+        connection.request("POST", "/graphql", endless(), {"Authorization": f"Basic {token}"}, encode_chunked=True)
+        assert connection.getresponse().status == 413
+    except (BrokenPipeError, ConnectionResetError):
+        assert target.health()["status"] == "ok"  # it hung up in the middle, which is an answer too
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        ({"query": 5}, 400),
+        ({"query": "{"}, 400),
+        ({"query": "{ viewer { id }", "variables": {}}, 400),
+        ({"query": "{ viewer { id } }", "variables": []}, 200),
+        ({"query": "{" * 30_000}, 400),
+        ({"query": "query Q($x: ID!) { view(id: $x) { id } }"}, 200),
+        ({"query": '{ view(id: "View:77") { id } }'}, 404),
+    ],
+)
+def test_nonsense_is_answered(target, body, status):
+    found, text = graphql(target, body)
+    assert found == status
+    assert status == 200 or json.loads(text)["errors"][0]["message"]
+
+
+def test_the_unknown_is_named_once_and_counted(target):
+    before = target.health()["unknown"]
+    for _ in range(3):
+        status, text = graphql(target, {"query": "query Odd { viewer { shoeSize } }"})
+        assert status == 200
+        assert "shoeSize" in json.loads(text)["errors"][0]["message"]
+    health = target.health()
+    assert health["unknown"] == before + 3
+    assert any("Odd" in name and "shoeSize" in name for name in health["unknown_names"])
+    assert target.log().count("shoeSize") == 1
+
+
+def test_a_stream_must_have_its_shape(target):
+    make = 'mutation { upsertBucket(input: {modelName: "p", name: "s"}) { bucket { id } } }'
+    assert graphql(target, {"query": make})[0] == 200
+    path, key = "/files/loopback/p/s/file_stream", target.server.key
+    bad = [
+        {"offset": -1, "content": ["{}"]},
+        {"offset": 0, "content": [5]},
+        {"offset": 0, "content": ["{"]},
+        {"content": ["[]"]},
+        7,
+    ]
+    for chunk in bad:
+        body = json.dumps({"files": {"wandb-history.jsonl": chunk}}).encode()
+        assert send(target, "POST", path, body, key)[0] == 400
+    assert send(target, "POST", "/files/loopback/p/nobody/file_stream", b"{}", key)[0] == 404
+    assert send(target, "POST", path, b"{}", key)[0] == 200
+
+
+def test_one_store_has_one_server(target, tmp_path):
+    command = [sys.executable, "-m", "loopback", "serve", "--dir", str(target.folder), "--port", "0"]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert second.returncode != 0
+    assert "another server" in second.stderr
+    first = Store(tmp_path / "s")
+    with pytest.raises(LockedError, match="another server"):
+        Store(first.folder)
