@@ -13,8 +13,9 @@ from segmentation.config import BASELINE, OBJECTIVE, Config
 NOT_HYPERPARAMETERS = ("data", "environment", "configuration", "_wandb")  # what else a run's config holds
 NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")  # two runs that differ in no others are repeats of one configuration
 LIVE = ("running", "pending", "preempting", "queued")
-OUTCOMES = ("finished", "stopped", "diverged", "oom", "interrupted", "preempted", "failed", "running")
-"""How a run may have ended, in the order in which they are told. `status` of its summary, or else read off W&B's own state."""
+STATUSES = ("finished", "stopped", "diverged", "oom", "interrupted", "preempted")  # what train.py writes into a run's summary
+OUTCOMES = (*STATUSES, "failed", "running")
+"""How a run may have ended, in the order in which they are told: its status, or else what W&B's own state says."""
 
 
 class Unavailable(ValueError):  # noqa: N818 - not a mistake: something that a figure needs and that is not there
@@ -59,7 +60,7 @@ class Run:
         status = self.summary.get("status")
         if self.state in LIVE:
             return "running"
-        if status in OUTCOMES:
+        if status in STATUSES:
             return status
         return "finished" if self.state == "finished" else "failed"
 

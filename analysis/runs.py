@@ -99,7 +99,7 @@ def _door() -> Iterator[Any]:
         import wandb  # a second of importing that the cache spares
     except ImportError as error:
         raise Unavailable(f"W&B's client is not installed ({error})") from error
-    base = urlparse(wandb.setup().settings.base_url)
+    base = urlparse(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url)
     try:
         socket.create_connection((base.hostname, base.port or {"http": 80}.get(base.scheme, 443)), PATIENCE).close()
     except OSError as error:

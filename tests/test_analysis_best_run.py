@@ -1,0 +1,140 @@
+"""The choice: who may be chosen, who is compared, and what is said of it."""
+
+import itertools
+import json
+import math
+
+import pytest
+from analysis_helpers import run, sweep, waist
+from click.testing import CliRunner
+
+from analysis import best_run, runs
+from analysis.records import Unavailable
+from segmentation.config import OBJECTIVE
+
+
+def test_the_best_is_the_finished_run_of_lowest_objective():
+    candidates = [
+        run("a", (0.5, 0.3)),
+        run("b", (0.5, 0.2), status="stopped"),
+        run("c", (0.5, 0.1), status="diverged"),
+        run("d", (0.4, 0.05), state="crashed", status="running"),
+        run("e", (0.1,), state="running"),
+        run("f", (math.nan,)),
+        run("g", (0.25, 0.4)),
+    ]
+    for order in itertools.islice(itertools.permutations(candidates), 0, None, 97):
+        assert best_run.choose(sweep(*order))["best"]["id"] == "g"
+    choice = best_run.choose(sweep(*candidates))
+    assert choice["counts"] == {"finished": 3, "stopped": 1, "diverged": 1, "failed": 1, "running": 1}
+    assert choice["best"][OBJECTIVE] == 0.25
+    assert choice["best"]["best_epoch"] == 1
+
+
+def test_ties_are_broken_by_run_id():
+    assert best_run.choose(sweep(run("z", (0.2,)), run("b", (0.2,)), run("y", (0.2,))))["best"]["id"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "outcome"),
+    [
+        ("finished", "finished", "finished"),
+        ("finished", "stopped", "stopped"),
+        ("finished", "oom", "oom"),
+        ("finished", None, "finished"),
+        ("killed", None, "failed"),
+        ("crashed", None, "failed"),
+        ("preempted", "preempted", "preempted"),
+        ("running", "preempted", "running"),
+    ],
+)
+def test_outcomes(state, status, outcome):
+    assert run("a", (0.5,), state=state, status=status).outcome == outcome
+
+
+def test_the_baseline_is_the_most_alike_and_never_the_luckiest():
+    best = run("best", (0.1,), learning_rate=0.01, epochs=9)
+    others = (
+        run("lucky", (0.11,), epochs=3),
+        run("alike", (0.4,), epochs=9),
+        run("elsewhere", (0.12,), epochs=9, checksum="other"),
+        run("otherloss", (0.12,), epochs=9, loss="cross_entropy"),
+        run("ill", (0.12,), epochs=9, status="stopped"),
+    )
+    assert best_run.choose(sweep(best, others=others))["baseline"]["id"] == "alike"
+    tagged = run("tagged", (0.3,), epochs=9, batch_size=15, tags=["baseline"])
+    assert best_run.choose(sweep(best, others=(tagged,)))["baseline"]["id"] == "tagged"
+    alone = best_run.choose(sweep(best, others=others[2:]))
+    assert alone["baseline"] is None
+    assert "no finished baseline" in alone["warnings"][-1]
+
+
+@pytest.mark.parametrize(("rival", "doubtful"), [(0.16, False), (0.12, True)])
+def test_a_lead_smaller_than_the_spread_of_repeats_is_warned_of(rival, doubtful):
+    repeats = [run(f"r{seed}", (value,), seed=seed) for seed, value in enumerate((0.30, 0.32, 0.35))]
+    choice = best_run.choose(sweep(run("best", (0.1,), batch_size=4), run("rival", (rival,), batch_size=5), *repeats))
+    assert choice["noise"]["spread"] == pytest.approx(0.05)
+    assert choice["noise"]["lead"] == pytest.approx(rival - 0.1)
+    assert choice["noise"]["doubtful"] is doubtful
+    assert any("may be chance" in warning for warning in choice["warnings"]) is doubtful
+
+
+def test_repeats_of_the_winner_are_no_rivals():
+    repeats = [run(f"r{seed}", (0.1 + seed / 100,), seed=seed) for seed in range(3)]
+    assert best_run.choose(sweep(*repeats))["noise"]["lead"] is None
+
+
+@pytest.mark.parametrize(
+    ("theirs", "metric", "word"),
+    [
+        (run("b", (0.05,), status="stopped"), OBJECTIVE, "which is stopped"),
+        (run("b", (0.5,)), "val_loss", "ranks by val_loss"),
+        (run("b", (0.1,)), OBJECTIVE, "the same value"),
+        (run("b"), OBJECTIVE, "no finite"),
+        (run("b", (0.5,)), OBJECTIVE, "the history says otherwise"),
+    ],
+)
+def test_why_wandb_names_another_run(theirs, metric, word):
+    said = best_run.choose(sweep(run("a", (0.1,)), theirs, wandb_best="b", metric={"name": metric}))["wandb_best_run"]
+    assert not said["agrees"]
+    assert word in said["why"]
+    assert best_run.choose(sweep(run("a", (0.1,)), wandb_best="a"))["wandb_best_run"]["agrees"]
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path):
+    found = sweep(run("a", (0.2, 0.1), batch_size=4), run("b", (0.3,)))
+    first, second = (waist(found, tmp_path / name).folder / "best_run.json" for name in "xy")
+    assert first.read_bytes() == second.read_bytes()
+    assert json.loads(first.read_text())["best"]["id"] == "a"
+
+
+def test_no_run_to_choose_is_one_line_and_is_written_down(tmp_path):
+    found = waist(sweep(run("a", (0.2,), status="stopped"), run("b", status="finished")), tmp_path)
+    said = CliRunner().invoke(best_run.main, [found.sweep.path, "--out", str(tmp_path)])
+    assert said.exit_code == 1
+    assert "Error: no run of 2 (1 finished, 1 stopped) is finished with a finite best_val_loss" in said.output
+    with pytest.raises(Unavailable, match="names no best run"):
+        found.roles()
+
+
+@pytest.mark.parametrize("path", ["abc", "a/b", "a/b/c/d", ""])
+def test_a_path_that_names_no_sweep_is_told(path):
+    with pytest.raises(Unavailable, match="entity/project/sweep_id"):
+        runs.split_path(path)
+
+
+def test_the_address_of_a_page_is_a_path():
+    assert runs.split_path("https://wandb.ai/me/city/sweeps/abc?nw=x") == ("me", "city", "abc")
+
+
+def test_what_is_odd_about_a_run_is_told():
+    nan = run(
+        "n", history=[{"epoch": 1, "val_loss": "NaN", OBJECTIVE: "Infinity"}, {"epoch": 2, "val_loss": 0.3, OBJECTIVE: 0.3}]
+    )
+    foreign = run("f", history=[{"_step": 0, "train/accuracy": 0.5}])
+    assert nan.objective == 0.3
+    assert list(nan.series("val_loss")[0]) == [2]
+    assert "1 of 2 rows" in next(nan.oddities())
+    assert "another project's shape" in next(foreign.oddities())
+    assert "no rows" in next(run("e").oddities())
+    assert not list(run("g", (0.3,)).oddities())

@@ -1,0 +1,148 @@
+"""Whole images: blending, shrinking, every size; panels chosen as by brute force. No Keras: models are functions here."""
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis import blending, panel, predict
+from analysis.records import Unavailable
+from segmentation import metrics, tiling
+from segmentation.labels import COLORS, IGNORE, NUM_CLASSES, encode
+
+SIZE = 16
+
+
+def by_color(patches: np.ndarray) -> np.ndarray:
+    """A model that looks at a single pixel: the softmax of its first six sums of channels."""
+    values = patches.astype(np.float32) @ np.linspace(-1, 1, 3 * NUM_CLASSES, dtype=np.float32).reshape(3, NUM_CLASSES) / 64
+    exponents = np.exp(values - values.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 99))
+def test_any_size_gets_what_a_model_of_single_pixels_says(height, width, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    whole = np.concatenate(list(blending.blend(image, SIZE, by_color)))
+    assert whole.shape == (height, width, NUM_CLASSES)
+    np.testing.assert_allclose(whole, by_color(image[None])[0], atol=1e-5)
+
+
+def test_where_one_patch_covers_the_answer_is_that_patchs(random):
+    image = random.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    noise = random.dirichlet(np.ones(NUM_CLASSES), (SIZE, SIZE)).astype(np.float32)
+    whole = np.concatenate(list(blending.blend(image, SIZE, lambda patches: np.tile(noise, (len(patches), 1, 1, 1)))))
+    half = SIZE // 2
+    np.testing.assert_allclose(whole[:half, :half], noise[:half, :half], atol=1e-6)
+    np.testing.assert_allclose(whole[-half:, -half:], noise[-half:, -half:], atol=1e-6)
+    alone = np.concatenate(list(blending.blend(image[:SIZE, :SIZE], SIZE, lambda patches: noise[None])))
+    np.testing.assert_allclose(alone, noise, atol=1e-6)
+
+
+def test_a_constant_image_has_no_seams():
+    size = 64
+    ramp = np.add.outer(np.arange(size), np.arange(size)).astype(np.float32) / (2 * size)  # answers differ most between borders
+
+    def by_border(patches: np.ndarray) -> np.ndarray:
+        return np.stack([np.stack([ramp, 1 - ramp], axis=-1)] * len(patches))
+
+    blended = np.concatenate(list(blending.blend(np.full((200, 260, 3), 120, np.uint8), size, by_border)))[..., 0]
+    inside = blended[size:-size, size:-size]  # away from the image's own border, which no second patch sees
+    steps = max(np.abs(np.diff(inside, axis=axis)).max() for axis in (0, 1))
+    seams = np.abs(np.diff(np.tile(ramp, (2, 2)), axis=0)).max()  # of the same patches laid side by side
+    assert steps < 2 / size < 0.45 < seams
+
+
+def test_bands_add_up_whatever_the_height():
+    for height in (1, 15, 16, 17, 24, 31, 32, 33, 100):
+        bands = list(blending.blend(np.zeros((height, 20, 3), np.uint8), SIZE, by_color))
+        assert sum(len(band) for band in bands) == height
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_shrinking_is_that_of_the_prepared_set(scale, random):
+    images = random.integers(0, 256, (3, 12 * scale, 8 * scale, 3), dtype=np.uint8)
+    for image, witness in zip(images, tiling.shrink_images(images, scale), strict=True):
+        np.testing.assert_array_equal(blending.shrink(image, scale), witness)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 1), (5, 7), (16, 16), (33, 50)])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_masks_overlay_and_areas_of_any_size(shape, scale, tmp_path, random):
+    image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    section = predict.make(image, "x", tmp_path, SIZE, by_color, scale)
+    section.files()
+    mask = encode(predict.read(tmp_path / "x_mask.png"))
+    assert mask.shape == predict.read(tmp_path / "x_overlay.png").shape[:2] == shape
+    counted = dict(zip(*np.unique(mask, return_counts=True), strict=True))
+    assert [row[2] for row in section.tables[0].rows] == [counted.get(i, 0) for i in range(NUM_CLASSES)]
+    assert sum(row[3] for row in section.tables[0].rows) == pytest.approx(1)
+
+
+def test_an_image_is_read_as_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), COLORS[None, :, ::-1])
+    np.testing.assert_array_equal(predict.read(tmp_path / "a.png")[0], COLORS)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(None, "does not exist"), (b"", "no image"), (b"\x89PNG\r\n\x1a\nhalf", "no image")]
+)
+def test_what_is_no_image_is_one_line(content, word, tmp_path):
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(Unavailable, match=word):
+        predict.read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("weights", ["nothing.keras", "nowhere", "a/b"])
+def test_weights_that_are_not_there_are_told(weights, tmp_path):
+    said = CliRunner().invoke(predict.main, ["a.png", "--weights", weights, "--out", str(tmp_path)])
+    assert said.exit_code == 1
+    assert said.output.startswith("Error: ")
+    assert said.output.count("\n") == 1
+
+
+def test_files_of_one_name_keep_apart(tmp_path):
+    parts = [tmp_path / f"Tile {tile}" / "images" / "image_part_001.jpg" for tile in (1, 2)]
+    assert predict.names(parts[:1]) == ["image_part_001"]
+    assert predict.names(parts) == ["Tile_1_images_image_part_001", "Tile_2_images_image_part_001"]
+
+
+def brute_force(masks, guesses, which):
+    """The panel's rule, patch by patch and pixel by pixel."""
+    scored = []
+    for i, (mask, guess) in enumerate(zip(masks, guesses, strict=True)):
+        pixels = [(t, p) for t, p in zip(mask.ravel().tolist(), guess.ravel().tolist(), strict=True) if t != IGNORE]
+        if not pixels:
+            continue
+        shares = [sum(t == c for t, _ in pixels) / len(pixels) for c in range(NUM_CLASSES)]
+        if which != "best" or sum(share**2 for share in shares) <= 0.4:
+            scored.append((sum(t == p for t, p in pixels) / len(pixels), i))
+    scored.sort()
+    middle = max(0, (len(scored) - 10) // 2)
+    return [i for _, i in {"best": scored[-10:], "worst": scored[:10], "median": scored[middle : middle + 10]}[which]]
+
+
+@pytest.mark.parametrize("which", ["best", "worst", "median"])
+@pytest.mark.parametrize("count", [0, 3, 60])
+def test_panels_are_chosen_as_by_brute_force(which, count, random):
+    masks = random.integers(0, NUM_CLASSES, (count, 6, 6)).astype(np.uint8)
+    masks[::3] = np.where(random.random((len(masks[::3]), 6, 6)) < 0.6, 1, masks[::3])  # some are trivial
+    masks[random.random(masks.shape) < 0.05] = IGNORE
+    masks[5:6] = IGNORE  # one without a single label
+    guesses = np.where(random.random(masks.shape) < random.random((count, 1, 1)), masks % 255, 0).astype(np.uint8)
+    confusions = np.array([metrics.confusion_matrix(*pair) for pair in zip(masks, guesses, strict=True)]).reshape(-1, 6, 6)
+    chosen = panel.select(confusions, which)
+    assert chosen.tolist() == brute_force(masks, guesses, which)
+    assert len(chosen) == min(10, len(chosen))
+
+
+def test_random_panels_repeat_by_seed(random):
+    confusions = random.integers(1, 9, (40, 6, 6))
+    first = panel.select(confusions, "random", 1)
+    assert first.tolist() == sorted(set(first.tolist())) == panel.select(confusions, "random", 1).tolist()
+    assert len(first) == 10
+    assert first.tolist() != panel.select(confusions, "random", 2).tolist()
