@@ -2,15 +2,18 @@
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 RUN := .venv/bin/python
+LOOPBACK := $(RUN) -m loopback
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
+export TF_CPP_MIN_LOG_LEVEL := 2
 
-.PHONY: help demo test clean
+.PHONY: help demo report test clean
 
 help:
-	@echo "make demo    a made-up city, prepared and trained on: minutes on a laptop, no account"
+	@echo "make demo    a made-up city, a baseline, a sweep and its report: minutes on a laptop, no account"
+	@echo "make report SWEEP=entity/project/sweep_id [DATA=data/prepared] [OUT=results/name]    every figure of a sweep"
 	@echo "make test    style, layering and every truth the tests state"
-	@echo "make clean   remove .venv (data and runs stay)"
+	@echo "make clean   remove .venv (data, runs and results stay)"
 
 .venv/.ready: requirements.lock
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -18,6 +21,22 @@ help:
 	@.venv/bin/pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip sync --quiet --python $(RUN) requirements.lock
 	@touch $@
+
+data/city: | .venv/.ready
+	$(RUN) -m segmentation.synthetic $@
+
+demo: .venv/.ready | data/city
+	$(RUN) -m segmentation.prepare data/city data/demo --patch-size 64
+	WANDB_RUN_ID=demo-baseline $(LOOPBACK) exec --project aerial-sweeps -- python train.py --data data/demo --epochs 6
+	$(LOOPBACK) sweep sweeps/demo.yaml --agents 2
+	@$(MAKE) --no-print-directory report DATA=data/demo OUT=results/demo \
+	  SWEEP=$$($(LOOPBACK) sweep sweeps/demo.yaml --print-path 2>/dev/null)
+
+DATA ?= data/prepared
+OUT ?= results/$(notdir $(SWEEP))
+report: .venv/.ready
+	@test -n "$(SWEEP)" || { echo "make: which sweep? make report SWEEP=entity/project/sweep_id" >&2; exit 1; }
+	$(if $(filter loopback/%,$(SWEEP)),$(LOOPBACK) exec -- python,$(RUN)) -m analysis.report $(SWEEP) --data $(DATA) --out $(OUT)
 
 test: .venv/.ready
 	ruff check .

@@ -59,3 +59,20 @@ def _option(spec) -> Callable:
     return click.option(
         *names, spec.name, type=kind, default=spec.default, show_default=not nullable, help=spec.metadata["help"] + "."
     )
+
+
+def table() -> str:
+    """The hyperparameters as Markdown, for the README: `python -m segmentation.options` prints it."""
+    lines = ["| hyperparameter | default | values | what it is |", "|---|---|---|---|"]
+    for spec in fields(Config):
+        words, low, high = choices(spec), spec.metadata["low"], spec.metadata["high"]
+        number = str if spec.type is int else "{:g}".format
+        span = "" if low is None else f"{number(low)} to {number(high)}"
+        values = ", ".join(words) if words else span or ("true, false" if spec.type is bool else "text or null")
+        default = "null" if spec.default is None else str(spec.default).lower()
+        lines.append(f"| `{spec.name}` | {default} | {values} | {spec.metadata['help']} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
