@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from loopback import daemon, local_sweep, progress, supervise
+from loopback import push as pushing
+from loopback.client import AskError
 
 logger = logging.getLogger("loopback")
 
@@ -74,7 +76,7 @@ def sweep(file, folder, project, agents, gpus, count, fresh, print_path):
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on with the sweep", err=True)
         sys.exit(130)
-    except (local_sweep.SweepError, daemon.ServerError, ValueError) as error:
+    except (local_sweep.SweepError, daemon.ServerError, AskError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     if not print_path:
         click.echo(progress.table(found))
@@ -97,6 +99,50 @@ def execute(folder, project, command):
         raise click.ClickException(f"there is no command {command[0]!r}") from error
     except daemon.ServerError as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("target", metavar="ENTITY/PROJECT")
+@folder_option
+@click.option("--from", "source", metavar="PROJECT", help="Only the runs of this project of the store.")
+def push(target, folder, source):
+    """Take the runs made here to a W&B account. Log in first: wandb login."""
+    if target.count("/") != 1 or not all(target.split("/")):
+        raise click.BadParameter("name the place as ENTITY/PROJECT", param_hint="ENTITY/PROJECT")
+    wanted = None
+    try:
+        if source:
+            with daemon.joined(folder) as server:
+                wanted = set(progress.names(server.url, server.key, source))
+        sent = pushing.push(folder.resolve(), target, wanted)
+    except (pushing.PushError, AskError, daemon.ServerError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{len(sent)} runs taken to {target}")
+
+
+@main.command()
+@click.argument("path", metavar="ENTITY/PROJECT/SWEEP")
+@click.option("--agents", "number", type=click.IntRange(1), help="Agents at a time; else one per GPU, else 1.")
+@click.option("--gpus", help="GPUs to share out among the agents: 0,1 or all.")
+@click.option("--count", type=click.IntRange(1), help="Runs in this go, all agents together.")
+@click.option("--stagger", default=5.0, show_default=True, help="Seconds between the starts of two agents.")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("agent-logs"), show_default=True)
+def agents(path, number, gpus, count, stagger, logs):
+    """Keep agents of a sweep alive on this machine, on W&B's service or on any server that WANDB_BASE_URL names."""
+    if path.count("/") != 2:
+        raise click.BadParameter("name the sweep as ENTITY/PROJECT/SWEEP", param_hint="ENTITY/PROJECT/SWEEP")
+    try:
+        listed = supervise.devices(gpus)
+        crew = local_sweep.remote_crew(path, number or len(listed), listed, count, stagger, logs)
+        fallen = local_sweep.tend(crew)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    for worker in fallen:
+        click.echo(f"{worker.name} fell {worker.falls} times in a row; its log is {worker.log}", err=True)
+    sys.exit(1 if fallen else 0)
 
 
 def _wait(process: subprocess.Popen) -> int:

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import netrc
+import os
 import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import yaml
 
 from loopback import progress, supervise
-from loopback.client import AskError
+from loopback.client import AskError, ask
 from loopback.daemon import Server, environment
 from loopback.store import DEFAULT_PROJECT
 
@@ -75,18 +78,69 @@ def workers(server: Server, plan: Plan, path: str) -> list[supervise.Worker]:
         entity, project, name = path.split("/")
         code = f"import wandb; wandb.controller({name!r}, entity={entity!r}, project={project!r}).run()"
         found.append(supervise.Worker("controller", [python, "-c", code], base, logs / "controller.log"))
-    for number, share in enumerate(supervise.shares(plan.count, plan.agents)):
+    return found + agents(path, plan.agents, plan.gpus, plan.count, STAGGER, logs, base)
+
+
+def agents(path, number: int, gpus: list, count: int | None, stagger: float, logs: Path, environment: dict) -> list:
+    """`number` agents of a sweep, each with its share of `count` runs, its GPU of `gpus` in turn, its log."""
+    found = []
+    for place, share in enumerate(supervise.shares(count, number)):
         if share == 0:
             continue
-        device = plan.gpus[number % len(plan.gpus)]
+        device = gpus[place % len(gpus)]
         extra = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-        counted = [] if share is None else ["--count", str(share)]
-        command = [python, "-m", "wandb", "agent", *counted, path]
-        log = logs / f"agent-{number}.log"
-        found.append(
-            supervise.Worker(f"agent {number}", command, base | extra, log, counted=share is not None, delay=number * STAGGER)
-        )
+        command = [sys.executable, "-m", "wandb", "agent", *([] if share is None else ["--count", str(share)]), path]
+        log, counted = logs / f"agent-{place}.log", share is not None
+        found.append(supervise.Worker(f"agent {place}", command, environment | extra, log, counted, delay=place * stagger))
     return found
+
+
+STATE = """
+query SweepState($entity: String, $project: String, $sweep: String!) {
+  project(name: $project, entityName: $entity) { sweep(sweepName: $sweep) { state } }
+}
+"""
+
+
+def remote_crew(path: str, number: int, gpus: list, count: int | None, stagger: float, logs: Path) -> supervise.Crew:
+    """Agents for a sweep on whatever server the environment names. ValueError without a key for it."""
+    url, key = credentials()
+    entity, project, sweep = path.split("/")
+
+    def over() -> bool:
+        try:
+            found = ask(url, key, STATE, entity=entity, project=project, sweep=sweep)["project"]
+        except AskError:
+            return False  # the network is down; the agents find out by themselves
+        return not found or not found["sweep"] or found["sweep"]["state"] in ("FINISHED", "CANCELED")
+
+    return supervise.Crew(agents(path, number, gpus, count, stagger, logs, dict(os.environ)), over)
+
+
+def credentials() -> tuple[str, str]:
+    """(address, key) of the W&B server that the environment names. ValueError if no key is known for it."""
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    key = os.environ.get("WANDB_API_KEY")
+    if not key:
+        try:
+            found = netrc.netrc().authenticators(urlsplit(url).hostname or "")
+        except (OSError, netrc.NetrcParseError):
+            found = None
+        key = found[2] if found else None
+    if not key:
+        raise ValueError(f"no key for {url}: set WANDB_API_KEY or run `wandb login`")
+    return url, key
+
+
+def tend(crew: supervise.Crew) -> list[supervise.Worker]:
+    """Looks after agents until none is left; those that fell too often. KeyboardInterrupt ends them in good order."""
+    try:
+        while crew.busy:
+            crew.tend()
+            time.sleep(POLL)
+    finally:
+        crew.dismiss()
+    return crew.fallen
 
 
 def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:

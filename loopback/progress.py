@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import click
 import yaml
 
-from loopback.client import ask
+from loopback.client import AskError, ask
+from loopback.store import ENTITY
 
 QUERY = """
 query Progress($entity: String, $project: String, $sweep: String!, $after: String) {
@@ -79,6 +80,28 @@ def read(url: str, key: str, path: str) -> Sweep:
             break
     maximize = (config.get("metric") or {}).get("goal") == "maximize"
     return Sweep(path, found["state"], metric, maximize, found["runCountExpected"], trials)
+
+
+NAMES = """
+query Names($entity: String, $project: String, $after: String) {
+  project(name: $project, entityName: $entity) {
+    runs(first: 1000, after: $after) { edges { node { name } } pageInfo { endCursor hasNextPage } }
+  }
+}
+"""
+
+
+def names(url: str, key: str, project: str) -> list[str]:
+    """The names of a project's runs. AskError if there is no such project."""
+    found, after = [], None
+    while True:
+        answer = ask(url, key, NAMES, entity=ENTITY, project=project, after=after)["project"]
+        if answer is None:
+            raise AskError(f"there is no project {project!r}")
+        found += [edge["node"]["name"] for edge in answer["runs"]["edges"]]
+        after = answer["runs"]["pageInfo"]["endCursor"]
+        if not answer["runs"]["pageInfo"]["hasNextPage"]:
+            return found
 
 
 def _trial(node: dict, config: dict, metric: str | None) -> Trial:

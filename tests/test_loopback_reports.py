@@ -23,7 +23,7 @@ def test_a_report_is_saved_and_read_again(served, tmp_path):  # noqa: F811
         again = wr.Report.from_url(report.url)
         assert again.title == "Second", again.title
         assert again.blocks[0].text == "What it brought", again.blocks
-        assert again.blocks[2].panels[0].y == ["loss"], again.blocks[2]
+        assert again.blocks[2].panels[0].y[0].name == "loss", again.blocks[2]
         print(len(list(wandb.Api().reports("loopback/reported"))))
         again.delete()
         print(len(list(wandb.Api().reports("loopback/reported"))))

@@ -1,0 +1,62 @@
+"""Runs made here, taken to a W&B account by the client's own `wandb sync`.
+
+The client keeps a transaction log of every run in the store's folder; syncing reads it as if the run had been offline.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BATCH = 50  # runs for one `wandb sync`
+
+
+class PushError(Exception):
+    """`wandb sync` has failed; its own words say why."""
+
+
+def local_runs(folder: Path) -> dict[str, list[Path]]:
+    """The run directories in a store, by run id; a resumed run has several."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((folder / "wandb").glob("*run-*-*")):
+        if path.is_dir() and list(path.glob("run-*.wandb")):
+            found.setdefault(path.name.rpartition("-")[2], []).append(path)
+    return found
+
+
+def push(folder: Path, target: str, wanted: set[str] | None = None) -> list[str]:
+    """Syncs to ENTITY/PROJECT what was not synced there before, or only `wanted` ids; the ids that were sent.
+
+    The environment must lead to the account: a key from `wandb login` or in WANDB_API_KEY. PushError if it does not.
+    """
+    entity, _, project = target.partition("/")
+    record = folder / "pushed.json"
+    sent = json.loads(record.read_text()) if record.exists() else {}
+    already = set(sent.get(target, []))
+    todo = {name: paths for name, paths in local_runs(folder).items() if name not in already}
+    todo = {name: paths for name, paths in todo.items() if wanted is None or name in wanted}
+    names = list(todo)
+    for start in range(0, len(names), BATCH):
+        batch = names[start : start + BATCH]
+        _sync([path for name in batch for path in todo[name]], folder, entity, project)
+        already.update(batch)
+        record.write_text(json.dumps(sent | {target: sorted(already)}, indent=1))
+    return names
+
+
+def _sync(paths: list[Path], folder: Path, entity: str, project: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="push-") as scratch:
+        copies = []
+        for path in paths:  # without the marks of the first sync, by which the client would skip what it sent to us
+            copy = Path(scratch) / path.name
+            shutil.copytree(path, copy, copy_function=os.link, ignore=shutil.ignore_patterns("*.synced", "*.syncstate", "logs"))
+            copies.append(str(copy))
+        options = ["--yes", "--include-online", "--include-synced", "--entity", entity, "--project", project]
+        command = [sys.executable, "-m", "wandb", "sync", *options, *copies]
+        done = subprocess.run(command, capture_output=True, text=True)
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode or "ERROR" in said:
+        raise PushError(said)

@@ -1,0 +1,228 @@
+"""`python -m loopback sweep|exec|push|agents`, as somebody uses them who has never heard of W&B."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from loopback_helpers import ROOT, Served, wait_for
+
+from loopback import daemon, push, supervise
+
+SKLEARN = """
+import argparse
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+import wandb
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--c", type=float)
+with wandb.init(config=parser.parse_args()) as run:
+    scores = cross_val_score(LogisticRegression(C=run.config.c, max_iter=200), *load_iris(return_X_y=True))
+    run.log({"accuracy": scores.mean()})
+"""
+IRIS = """
+program: train.py
+method: grid
+project: iris
+metric: {name: accuracy, goal: maximize}
+parameters:
+  c: {values: [0.001, 1.0, 0.1]}
+"""
+PATIENT = """
+import signal
+import sys
+import time
+from pathlib import Path
+import wandb
+
+def leave(*_):
+    raise SystemExit(1)
+
+signal.signal(signal.SIGTERM, leave)
+run = wandb.init(resume="allow")
+kept = Path(f"{run.id}.epoch")
+first = int(kept.read_text()) + 1 if kept.exists() else 1
+try:
+    for epoch in range(first, 13):
+        time.sleep(0.4)
+        run.log({"loss": run.config["x"] / epoch}, step=epoch)
+        kept.write_text(str(epoch))
+except SystemExit:
+    run.mark_preempting()
+    run.finish(exit_code=1)
+    sys.exit(1)
+run.finish()
+"""
+
+
+def loopback(cwd, *arguments, **options):
+    """Runs the command with an empty home and no trace of W&B in the environment."""
+    home = cwd / "home"
+    home.mkdir(exist_ok=True)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    environment = clean | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | options.pop("environment", {})
+    command = [sys.executable, "-m", "loopback", *map(str, arguments)]
+    if options.pop("wait", True):
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=150)
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_somebody_elses_smallest_project(tmp_path):
+    (tmp_path / "train.py").write_text(SKLEARN)
+    (tmp_path / "sweep.yaml").write_text(IRIS)
+    done = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()
+    assert table[0].split() == ["run", "name", "state", "accuracy", "c", "rows"]
+    assert [row.split()[4] for row in table[1:4]] == ["1", "0.1", "0.001"]  # best first
+    assert re.fullmatch(r"loopback/iris/[a-z0-9]{8}", table[-1])
+    assert "3 done of 3" in done.stderr
+    again = loopback(tmp_path, "sweep", "sweep.yaml", "--print-path")
+    assert (again.returncode, again.stdout.strip()) == (0, table[-1])  # nothing left to do
+    other = loopback(tmp_path, "sweep", "sweep.yaml", "--print-path", "--new", "--count", "1")
+    assert other.returncode == 0
+    assert other.stdout.strip() != table[-1]
+    code = f"import wandb; print(wandb.Api().sweep({table[-1]!r}).best_run().config)"
+    asked = loopback(tmp_path, "exec", "--", "python", "-c", code)
+    assert asked.stdout.strip().endswith("{'c': 1}"), asked.stderr
+    assert [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+    key = (tmp_path / ".loopback" / "key").read_text()
+    assert all(key not in text for text in (done.stdout, done.stderr, (tmp_path / ".loopback/server.log").read_text()))
+    wait_for(lambda: daemon.find(tmp_path / ".loopback") is None, 20)  # the server ends with its last user
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "train.py").write_text(PATIENT)
+    (tmp_path / "sweep.yaml").write_text(IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}"))
+    first = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2", wait=False)
+    wait_for(lambda: len(list(tmp_path.glob("*.epoch"))) == 2)
+    first.send_signal(signal.SIGINT)
+    _out, said = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "goes on" in said
+    assert all(int(path.read_text()) < 12 for path in tmp_path.glob("*.epoch"))
+    second = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
+    assert second.returncode == 0, second.stderr
+    assert "going on with" in second.stderr
+    rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
+    assert [(row[2], row[-1]) for row in rows] == [("done", "12"), ("done", "12")]  # every epoch once
+
+
+def test_exec_passes_on_status_and_environment(tmp_path):
+    done = loopback(tmp_path, "exec", "--project", "mine", "--", "sh", "-c", "echo $WANDB_PROJECT $WANDB_MODE; exit 7")
+    assert done.returncode == 7
+    assert done.stdout.split() == ["mine", "online"]
+    missing = loopback(tmp_path, "exec", "--", "no-such-command-at-all")
+    assert missing.returncode != 0
+    assert "no-such-command-at-all" in missing.stderr
+
+
+def test_a_yaml_that_is_refused_is_explained(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("method: bayes\nprogram: x.py\nparameters: {a: {min: 0.0, max: 1.0}}\n")
+    done = loopback(tmp_path, "sweep", "sweep.yaml")
+    assert done.returncode == 1
+    assert "metric" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_push_takes_runs_to_another_server(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import wandb\nwith wandb.init(project='here', id='moves') as run:\n    run.log({'loss': 3})\n"
+    )
+    assert loopback(tmp_path, "exec", "--", "python", "train.py").returncode == 0
+    account = Served(tmp_path / "account").start()
+    try:
+        away = {"WANDB_BASE_URL": account.server.url, "WANDB_API_KEY": account.server.key}
+        done = loopback(tmp_path, "push", "team/there", "--from", "here", environment=away)
+        assert done.stdout.strip() == "1 runs taken to team/there", done.stderr
+        query = '{ project(entityName: "team", name: "there") { runs { edges { node { name state summaryMetrics } } } } }'
+        ((edge,),) = (account.ask(query)["project"]["runs"]["edges"],)
+        assert edge["node"]["name"] == "moves"
+        assert edge["node"]["state"] == "finished"
+        assert '"loss":3' in edge["node"]["summaryMetrics"]
+        assert loopback(tmp_path, "push", "team/there", environment=away).stdout.startswith("0 runs")
+        assert list(push.local_runs(tmp_path / ".loopback")) == ["moves"]
+    finally:
+        account.stop()
+
+
+def test_agents_get_their_gpus_and_come_back(tmp_path):
+    (tmp_path / "train.py").write_text(
+        textwrap.dedent("""
+        import os
+        from pathlib import Path
+        import wandb
+
+        with wandb.init() as run:
+            Path(f"gpu-{run.config['x']}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+            run.log({"accuracy": run.config["x"]})
+        """)
+    )
+    server = Served(tmp_path / "store").start()
+    try:
+        path = server.sweep(IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2, 3, 4]}"), tmp_path)
+        command = ["agents", path, "--gpus", "5,7", "--stagger", "1"]
+        done = loopback(tmp_path, *command, environment=server.environment())
+        assert done.returncode == 0, done.stderr
+        assert {file.read_text() for file in tmp_path.glob("gpu-*")} == {"5", "7"}
+        assert len(list(tmp_path.glob("gpu-*"))) == 4
+        assert sorted(file.name for file in (tmp_path / "agent-logs").iterdir()) == ["agent-0.log", "agent-1.log"]
+        unkeyed = loopback(tmp_path, *command, environment={"WANDB_BASE_URL": server.server.url})
+        assert unkeyed.returncode == 1
+        assert "no key" in unkeyed.stderr
+    finally:
+        server.stop()
+
+
+def crew_of(tmp_path, code, over=lambda: False, counted=False):
+    command = [sys.executable, "-c", code]
+    return supervise.Crew([supervise.Worker("w", command, dict(os.environ), tmp_path / "w.log", counted)], over)
+
+
+def test_a_fallen_agent_is_started_again_with_longer_and_longer_pauses(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.05)
+    crew = crew_of(tmp_path, "raise SystemExit(3)")
+    deadline = time.monotonic() + 60
+    while crew.busy and time.monotonic() < deadline:
+        crew.tend()
+        time.sleep(0.01)
+    (worker,) = crew.fallen
+    assert worker.falls == supervise.MOST_FALLS
+    assert (tmp_path / "w.log").read_text().count("--- ") == supervise.MOST_FALLS
+    assert worker.due - worker.started > 0.05 * 2 ** (supervise.MOST_FALLS - 2)
+
+
+@pytest.mark.parametrize(("over", "counted"), [(True, False), (False, True)])
+def test_an_agent_that_is_done_is_left_in_peace(tmp_path, over, counted):
+    crew = crew_of(tmp_path, "pass", lambda: over, counted)
+    wait_for(lambda: crew.tend() or not crew.busy, 30, 0.02)
+    assert crew.fallen == []
+    assert (tmp_path / "w.log").read_text().count("--- ") == 1
+
+
+def test_dismissal_reaches_what_an_agent_left_behind(tmp_path):
+    child = "import time; open('alive', 'w').close(); time.sleep(600)"
+    code = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], cwd={str(tmp_path)!r}); os._exit(1)"
+    crew = crew_of(tmp_path, code)
+    crew.tend()
+    wait_for((tmp_path / "alive").exists, 30)
+    (session,) = [worker.process.pid for worker in crew.workers]
+    assert supervise.orphans(session)
+    crew.dismiss(5)
+    assert supervise.orphans(session) == []
+
+
+def test_shares_and_devices(monkeypatch):
+    assert supervise.shares(None, 2) == [None, None]
+    assert supervise.shares(7, 3) == [3, 2, 2]
+    assert supervise.shares(1, 3) == [1, 0, 0]
+    assert supervise.devices(None) == [None]
+    assert supervise.devices("0, 2") == ["0", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert supervise.devices("all") == ["3", "4"]

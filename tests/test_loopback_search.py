@@ -1,0 +1,261 @@
+"""What the server decides, without processes: searches, queues, lost agents, what is remembered after a restart."""
+
+import json
+import math
+import time
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sweeps
+from loopback import agents
+from loopback.graph import Context, Unknown, answer
+from loopback.links import Links
+from loopback.search import Search, Trial
+from loopback.store import Store
+from loopback.stream import receive
+
+LOSSES = st.lists(st.floats(-1e6, 1e6) | st.just("NaN") | st.just(math.nan) | st.none(), max_size=12)
+STATES = st.sampled_from(["pending", "running", "finished", "failed", "killed", "crashed", "preempted"])
+
+
+class Lab:
+    """A server's insides: GraphQL and the file stream, without HTTP."""
+
+    def __init__(self, folder):
+        self.store = Store(folder)
+        self.search, self.unknown = Search(self.store), Unknown()
+
+    def do(self, query, **variables):
+        context = Context(self.store, self.search, Links("http://test", "k" * 40))
+        status, reply = answer(context, self.unknown, {"query": query, "variables": variables})
+        assert status == 200, reply
+        assert "errors" not in reply, reply
+        return reply["data"]
+
+    def sweep(self, **config):
+        config = {"program": "t.py", "metric": {"name": "loss", "goal": "minimize"}} | config
+        query = """mutation S($c: String) { upsertSweep(input: {config: $c, projectName: "p"}) { sweep { name } } }"""
+        return self.do(query, c=yaml.safe_dump(config))["upsertSweep"]["sweep"]["name"]
+
+    def agent(self, sweep):
+        query = """mutation A($s: String!) { createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }"""
+        return self.do(query, s=sweep)["createAgent"]["agent"]["id"]
+
+    def beat(self, agent, *alive):
+        query = "mutation H($i: ID!, $r: JSONString) { agentHeartbeat(input: {id: $i, runState: $r}) { commands } }"
+        beat = self.do(query, i=agent, r=json.dumps(dict.fromkeys(alive, True)))
+        return json.loads(beat["agentHeartbeat"]["commands"])
+
+    def begin(self, run):
+        self.do('mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }', n=run)
+
+    def log(self, run, losses, offset=0, **more):
+        rows = [json.dumps({"_step": offset + n + 1, "loss": loss}) for n, loss in enumerate(losses)]
+        body = {"files": {"wandb-history.jsonl": {"offset": offset, "content": rows}}} | more
+        if losses:
+            body["files"]["wandb-summary.json"] = {"offset": 0, "content": [json.dumps({"loss": losses[-1]})]}
+        return receive(self.store, self.search, "loopback", "p", run, body)
+
+    def run_of(self, sweep, name):
+        return self.store.one("SELECT * FROM runs WHERE name = ?", name)
+
+    def state(self, sweep):
+        return self.store.value("SELECT state FROM sweeps WHERE name = ?", sweep)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return Lab(tmp_path)
+
+
+def start(lab, agent):
+    (command,) = lab.beat(agent)
+    lab.begin(command["run_id"])
+    return command["run_id"]
+
+
+@given(st.lists(st.tuples(STATES, LOSSES, st.none() | st.floats(-1e6, 1e6)), max_size=8), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_trials_answer_as_whole_runs_do(runs, maximize):
+    """Running totals instead of rows must not change what early termination and the Gaussian process see."""
+    goal = "maximize" if maximize else "minimize"
+    config = {
+        "method": "bayes",
+        "metric": {"name": "loss", "goal": goal, "impute": "latest"},
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+        "parameters": {"x": {"min": 0.0, "max": 1.0}},
+    }
+    whole, trials = [], []
+    for number, (state, losses, summary) in enumerate(runs):
+        common = {"name": str(number), "state": state, "config": {"x": {"value": number / 10}}}
+        common["summary_metrics"] = {} if summary is None else {"loss": summary}
+        whole.append(sweeps.SweepRun(**common, history=[{"loss": loss} for loss in losses]))
+        trials.append(Trial(**common))
+        trials[-1].add(losses)
+    stopped = [[run.name for run in sweeps.stop_runs(config, some)] for some in (whole, trials)]
+    assert stopped[0] == stopped[1]
+    from sweeps.bayes_search import _construct_gp_data
+
+    expected, found = (_construct_gp_data(some, config)[1:4] for some in (whole, trials))
+    for one, other in zip(expected, found, strict=True):
+        assert list(map(str, one)) == list(map(str, other))
+
+
+def test_a_grid_is_given_out_once(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2]}, "y": {"values": ["a", None]}})
+    agent, seen = lab.agent(sweep), []
+    for _ in range(4):
+        (command,) = lab.beat(agent)
+        seen.append((command["args"]["x"]["value"], command["args"]["y"]["value"]))
+        lab.begin(command["run_id"])
+        lab.log(command["run_id"], [1.0], complete=True, exitcode=0)
+    assert len(set(seen)) == 4
+    assert lab.beat(agent) == [{"type": "exit"}]
+    assert lab.state(sweep) == "FINISHED"
+
+
+def test_run_cap_waits_for_the_last_run(lab):
+    sweep = lab.sweep(method="random", run_cap=2, parameters={"x": {"min": 0.0, "max": 1.0}})
+    one, two, three = (lab.agent(sweep) for _ in range(3))
+    first, second = start(lab, one), start(lab, two)
+    assert lab.beat(three) == []
+    lab.log(first, [1], complete=True, exitcode=0)
+    assert lab.beat(one) == []
+    lab.log(second, [1], complete=True, exitcode=0)
+    assert lab.beat(one) == lab.beat(three) == [{"type": "exit"}]
+    assert lab.state(sweep) == "FINISHED"
+
+
+def test_hyperband_stops_what_lags(lab):
+    early = {"type": "hyperband", "min_iter": 3, "eta": 3}
+    sweep = lab.sweep(method="random", early_terminate=early, parameters={"x": {"min": 0.0, "max": 1.0}})
+    good, bad = lab.agent(sweep), lab.agent(sweep)
+    ahead, behind = start(lab, good), start(lab, bad)
+    assert not lab.log(ahead, [1, 1, 1])["stopped"]
+    assert not lab.log(behind, [5, 5])["stopped"]
+    assert lab.log(behind, [5], offset=2)["stopped"]
+    assert lab.beat(bad, behind) == [{"type": "stop", "run_id": behind}]
+    assert lab.beat(good, ahead) == []
+    lab.log(behind, [], exitcode=1, complete=True)
+    assert lab.run_of(sweep, behind)["state"] == "killed"
+
+
+def test_a_target_ends_the_search_but_not_the_runs(lab):
+    metric = {"name": "loss", "goal": "minimize", "target": 0.5}
+    sweep = lab.sweep(method="random", metric=metric, parameters={"x": {"min": 0.0, "max": 1.0}})
+    one, two = lab.agent(sweep), lab.agent(sweep)
+    first, second = start(lab, one), start(lab, two)
+    lab.log(first, [0.4], complete=True, exitcode=0)
+    assert lab.beat(one) == [{"type": "exit"}]
+    assert lab.state(sweep) == "FINISHED"
+    assert lab.beat(two, second) == []
+
+
+def test_the_same_line_is_the_same_row(lab):
+    sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
+    run = start(lab, lab.agent(sweep))
+    lab.log(run, [5, 4, 3])
+    lab.log(run, [4, 3, 2], offset=1)  # the answer was lost: two lines come again, one is new
+    rows = lab.store.all("SELECT row FROM history ORDER BY line")
+    assert [json.loads(row["row"])["loss"] for row in rows] == [5, 4, 3, 2]
+    keys = json.loads(lab.run_of(sweep, run)["history_keys"])
+    assert keys["keys"]["loss"]["typeCounts"] == [{"type": "number", "count": 4}]
+
+
+def test_a_preempted_run_waits_for_the_next_agent(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
+    one, two = lab.agent(sweep), lab.agent(sweep)
+    run = start(lab, one)
+    lab.log(run, [1], preempting=True)
+    lab.begin(run)  # the upsert at the end of a run changes nothing
+    lab.log(run, [], complete=True, exitcode=1)
+    assert lab.run_of(sweep, run)["state"] == "preempted"
+    (command,) = lab.beat(two)
+    assert (command["type"], command["run_id"], command["args"]) == ("resume", run, {"x": {"value": 1}})
+    lab.begin(run)
+    lab.log(run, [0.5], offset=1, complete=True, exitcode=0)
+    assert lab.run_of(sweep, run)["state"] == "finished"
+    assert lab.beat(two) == [{"type": "exit"}]
+
+
+def test_what_vanishes_is_noticed(lab, monkeypatch):
+    monkeypatch.setattr(agents, "GRACE", 0.0)
+    sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
+    agent = lab.agent(sweep)
+    begun = start(lab, agent)
+    (second,) = lab.beat(agent)  # it reports no run: the first one is missing
+    lab.beat(agent, second["run_id"])
+    assert lab.run_of(sweep, begun)["state"] == "crashed"
+    lab.beat(agent)
+    lab.beat(agent)
+    assert lab.run_of(sweep, second["run_id"])["state"] == "failed"  # it ended before it began
+
+
+def test_a_lost_machine_gives_back_what_it_had_not_begun(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2, 3]}})
+    lost, other = lab.agent(sweep), lab.agent(sweep)
+    begun = start(lab, other)
+    (command,) = lab.beat(lost)
+    agents.reap(lab.store, patience=0.0, since=time.time() - 60)
+    assert lab.run_of(sweep, begun)["state"] == "crashed"
+    assert lab.run_of(sweep, command["run_id"])["queued"] is not None
+    (again,) = lab.beat(other)
+    assert (again["run_id"], again["args"]) == (command["run_id"], command["args"])
+    lab.log(begun, [1])  # it was only slow
+    assert lab.run_of(sweep, begun)["state"] == "running"
+
+
+def test_a_server_that_has_just_started_gives_nobody_up(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
+    run = start(lab, lab.agent(sweep))
+    lab.store.write("UPDATE runs SET seen = 0")
+    lab.store.write("UPDATE agents SET seen = 0")
+    agents.reap(lab.store, patience=60.0, since=time.time())
+    assert lab.run_of(sweep, run)["state"] == "running"
+
+
+def test_a_command_that_a_dead_server_gave_is_given_again(lab, monkeypatch):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2]}})
+    agent = lab.agent(sweep)
+    (command,) = lab.beat(agent)  # killed before the answer arrived
+    monkeypatch.setattr(agents, "LIFE", "next")
+    (again,) = lab.beat(agent)
+    assert again == command
+    assert lab.store.value("SELECT COUNT(*) FROM runs") == 1
+    assert lab.beat(agent, command["run_id"]) == []
+
+
+def test_memory_is_rebuilt_from_the_store(tmp_path):
+    first = Lab(tmp_path)
+    sweep = first.sweep(method="bayes", parameters={"x": {"min": 0.0, "max": 1.0}})
+    agent = first.agent(sweep)
+    for loss in (3, 2, 1):
+        first.log(start(first, agent), [loss, loss / 2], complete=True, exitcode=0)
+    row = first.store.one("SELECT * FROM sweeps")
+    config = yaml.safe_load(row["config"])
+    told = first.search.refresh(row, config).trials
+    fresh = Search(first.store).refresh(row, config).trials
+    assert [trial.metric_history("loss") for trial in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
+    assert {key: trial.model_dump() for key, trial in told.items()} == {key: t.model_dump() for key, t in fresh.items()}
+
+
+def test_no_field_is_a_silent_null(lab):
+    """Every field of every object type is answered by a column or by a resolver."""
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
+    run = start(lab, lab.agent(sweep))
+    lab.log(run, [1.0])
+    fields = {
+        "run": "id name displayName projectId state config wandbConfig summaryMetrics systemMetrics tags notes description "
+        "group jobType commit host program readOnly createdAt updatedAt heartbeatAt exitcode stopped shouldStop failed "
+        "running sweepName historyLineCount eventsLineCount logLineCount historyTail eventsTail historyKeys fileCount",
+        "sweep": "id name displayName method state description config createdAt updatedAt heartbeatAt bestLoss runCount "
+        "runCountExpected controller scheduler controllerRunName earlyStopJobRunning",
+    }
+    query = f'query Q($r: String!, $s: String!) {{ project(name: "p") {{ run(name: $r) {{ {fields["run"]} }} '
+    found = lab.do(query + f"sweep(sweepName: $s) {{ {fields['sweep']} }} }} }}", r=run, s=sweep)["project"]
+    assert found["run"]["sweepName"] == sweep
+    assert found["sweep"]["bestLoss"] == 1.0
+    assert lab.unknown.total() == 0
