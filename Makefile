@@ -27,7 +27,7 @@ data/city: | .venv/.ready
 
 demo: .venv/.ready | data/city
 	$(RUN) -m segmentation.prepare data/city data/demo --patch-size 64
-	WANDB_RUN_ID=demo-baseline $(LOOPBACK) exec --project aerial-sweeps -- python train.py --data data/demo --epochs 6
+	$(LOOPBACK) exec --project aerial-sweeps -- env WANDB_RUN_ID=demo-baseline python train.py --data data/demo --epochs 6
 	$(LOOPBACK) sweep sweeps/demo.yaml --agents 2
 	@$(MAKE) --no-print-directory report DATA=data/demo OUT=results/demo \
 	  SWEEP=$$($(LOOPBACK) sweep sweeps/demo.yaml --print-path 2>/dev/null)
