@@ -178,6 +178,11 @@ class Search:
         return False
 
 
+def warm_up() -> None:
+    """Loads scikit-learn, which takes seconds, before the first agent waits for it."""
+    problems({"method": "bayes", "metric": {"name": "y", "goal": "minimize"}, "parameters": {"x": {"min": 0.0, "max": 1.0}}})
+
+
 def _plain(value):
     """NumPy's numbers as Python's."""
     return value.item()

@@ -23,10 +23,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from loopback import agents, stream
+from loopback import agents, search, stream
 from loopback.graph import Context, Unknown, answer
 from loopback.links import Links, signature
-from loopback.search import Search
 from loopback.store import NotFoundError, Store, now
 
 logger = logging.getLogger("loopback")
@@ -204,9 +203,10 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(application):
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        task = asyncio.create_task(_reap(store, patience))
+        tasks = [asyncio.create_task(_reap(store, patience)), asyncio.create_task(run_in_threadpool(search.warm_up))]
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
     routes = [
         Route("/graphql", guarded(graphql), methods=["POST"]),
@@ -217,7 +217,7 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
         Route("/{rest:path}", guarded(nothing), methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
     application = Starlette(routes=routes, lifespan=lifespan)
-    application.state.store, application.state.search = store, Search(store)
+    application.state.store, application.state.search = store, search.Search(store)
     application.state.unknown = Unknown()
     return application
 
