@@ -61,8 +61,11 @@ def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str 
     rows = [_row(prepared, found, number, place) for number, place in enumerate(chosen, 1)]
     caption = f"{TITLES[which]} of the {split} split, by the best weights of {run}: image, truth, prediction."
     style.save(_draw(prepared, found, chosen), file)
+    singles = waist.folder / file.stem
+    for stale in singles.glob("*.png"):
+        stale.unlink()
     for number, place in enumerate(chosen, 1):
-        style.save(_draw(prepared, found, [place], number), waist.folder / file.stem / f"{number:02d}.png")
+        style.save(_draw(prepared, found, [place], number), singles / f"{number:02d}.png")
     header = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
     table = Table(file.with_suffix(""), caption, header, rows, formats=("csv",))
     table.write()

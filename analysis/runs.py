@@ -48,7 +48,7 @@ def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Swe
             raise
         say(f"{known.path}: as read before, from {file}, for {error}")
         return known
-    _write(file, record)
+    _keep(file, json.dumps(record, indent=1, allow_nan=False).encode(), cache)
     say(f"{record['path']}: {len(record['runs'])} runs read, kept in {file}")
     return Sweep.from_json(record)
 
@@ -61,15 +61,13 @@ def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say:
     entity, project, _ = split_path(sweep_path)
     try:
         with _door() as api:
-            _download(api, f"{entity}/{project}/model:{run.id}", role, file)
+            _keep(file, _download(api, f"{entity}/{project}/model:{run.id}", role), cache)
     except Unavailable as error:
         found = _local(local / run.id, role)
         if not found:
             raise Unavailable(f"no {role} weights of run {run}: {error}; nor are they in {local / run.id}") from error
         say(f"{role} weights of run {run} from {found}, for {error}")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(file) as part:
-            part.write_bytes(_whole(found).read_bytes())
+        _keep(file, _whole(found).read_bytes(), cache)
     return file
 
 
@@ -85,7 +83,7 @@ def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -
             run = Run.from_json(_read_run(maker))
             file = cache / "models" / run.id / artifact.version / f"{role}.keras"
             if not file.is_file():
-                _download(api, f"{entity}/{project}/{word}", role, file)
+                _keep(file, _download(api, f"{entity}/{project}/{word}", role), cache)
             return _whole(file), run
         run = Run.from_json(_read_run(_asked(f"run {name}", lambda: api.run(f"{entity}/{project}/{word}"))))
     return weights(run, role, name, cache, local, say), run
@@ -162,16 +160,15 @@ def _scalars(row: dict) -> dict:
     return {name: str(v) if isinstance(v, float) and not math.isfinite(v) else v for name, v in words.items()}
 
 
-def _download(api, name: str, role: str, file: Path) -> None:
-    """The .keras file of a role out of a model artifact, whole or not at all."""
+def _download(api, name: str, role: str) -> bytes:
+    """The .keras file of a role out of a model artifact, known to be whole."""
     artifact = _asked(f"artifact {name}", lambda: api.artifact(name, type="model"))
     names = _asked(f"the contents of {name}", lambda: sorted(artifact.manifest.entries))
     if f"{role}.keras" not in names:
         raise Unavailable(f"artifact {name} holds {', '.join(names) or 'nothing'}, and no {role}.keras")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         _asked(f"{role}.keras of {name}", lambda: artifact.get_entry(f"{role}.keras").download(root=folder))
-        _whole(Path(folder) / f"{role}.keras").replace(file)
+        return _whole(Path(folder) / f"{role}.keras").read_bytes()
 
 
 def _local(folder: Path, role: str) -> Path | None:
@@ -194,17 +191,10 @@ def _whole(file: Path) -> Path:
     return file
 
 
-def _write(file: Path, record: dict) -> None:
+def _keep(file: Path, content: bytes, cache: Path) -> None:
+    """Write a file of the cache, whole or not at all; git passes the cache over, wherever the results lie."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    hidden = file.parent.parent / ".gitignore"
-    hidden.write_text("*\n")  # what was downloaded is nobody's to commit, wherever the results lie
-    with _replacing(file) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False))
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A file beside it to write to, renamed when it is written."""
+    (cache / ".gitignore").write_text("*\n")
     part = file.with_name(f"part-{file.name}")
-    yield part
+    part.write_bytes(content)
     part.replace(file)
