@@ -193,7 +193,9 @@ def lines(choice: dict) -> list[str]:
     """The choice in sentences."""
     said = [choice["statement"]]
     baseline = choice["baseline"]
-    if baseline and choice["best"]:
+    if baseline and baseline["id"] == choice["best"]["id"]:
+        said.append("The best run holds the baseline's values: the search found nothing better")
+    elif baseline:
         gain = baseline[OBJECTIVE] - choice["best"][OBJECTIVE]
         said.append(f"Baseline: {baseline['name']} ({baseline['id']}), {OBJECTIVE} {baseline[OBJECTIVE]:.4f}; gain {gain:+.4f}")
     if choice["noise"] and not choice["noise"]["doubtful"]:

@@ -55,8 +55,6 @@ def make(waist: Waist, stopped: bool = False) -> Section:
 def _draw(waist: Waist, name: str, behind: list) -> Picture:
     train, val, label = QUANTITIES[name]
     figure, ((axes,),) = style.figure(height=3.6)
-    for i, run in enumerate(behind):
-        axes.plot(*run.series(val), color=style.GREY, alpha=0.45, linewidth=0.8, label=None if i else "stopped runs, validation")
     for role, run in waist.roles().items():
         look = style.ROLES[role]
         epochs, values = run.series(val)
@@ -66,6 +64,11 @@ def _draw(waist: Waist, name: str, behind: list) -> Picture:
         for x, y in zip(epochs, values, strict=True):
             if x == epoch:
                 axes.plot(x, y, marker=look["marker"], color=look["color"], markersize=10, markeredgecolor="black", linestyle="")
+    axes.autoscale_view()
+    axes.autoscale(False)  # what lies behind must not squeeze what the figure is about
+    for i, run in enumerate(behind):
+        look = {"color": style.GREY, "alpha": 0.5, "linewidth": 0.8, "marker": ".", "zorder": 0}
+        axes.plot(*run.series(val), label=None if i else "stopped runs, validation", **look)
     style.epochs_axis(axes)
     axes.set_ylabel(label)
     axes.legend(ncols=2)

@@ -72,7 +72,12 @@ def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str 
     command = f"python -m analysis.panel --out {waist.folder} --data {data} --which {which}"
     command += f" --split {split}" * (split != "val") + f" --seed {seed}" * (which == "random" and seed != 0)
     short = [f"Only {len(chosen)} patches qualify."] if len(chosen) < COUNT else []
-    return Section(TITLES[which], command, notes=short + _notes(run, split, found), pictures=[Picture(file, caption)])
+    return Section(
+        TITLES[which],
+        command,
+        notes=short + (_notes(run, split, found) if which == "best" else []),
+        pictures=[Picture(file, caption)],
+    )
 
 
 def select(confusions: np.ndarray, which: str, seed: int = 0) -> np.ndarray:

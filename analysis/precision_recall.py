@@ -132,7 +132,7 @@ def _draw(waist: Waist, found: dict[str, Evaluation], suffix: str, when: str) ->
         curves = metrics.precision_recall_curves(evaluation.truth, evaluation.probabilities)
         areas[role] = {name: average_precision(curve) for name, curve in curves.items()}
         for name, (recall, precision) in curves.items():
-            look = {"color": "black", "linewidth": 2.2, "linestyle": "-"}
+            look = {"color": "black", "marker": "o", "markevery": 0.12}
             if name != "micro":
                 look = {"color": style.CLASS_COLORS[name], "linestyle": style.CLASS_LINES[name], "path_effects": style.OUTLINE}
             axes.plot(*_thin(recall, precision), label=f"{name}, AP {areas[role][name]:.3f}", **look)

@@ -96,7 +96,7 @@ def _key(waist: Waist) -> dict[str, str]:
     key = {f"runs: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}": str(len(waist.sweep.runs))}
     if best:
         key[f"{OBJECTIVE}, best run"] = f"{best[OBJECTIVE]:.4f}"
-    if best and baseline:
+    if best and baseline and baseline["id"] != best["id"]:
         key[f"{OBJECTIVE}, baseline"] = f"{baseline[OBJECTIVE]:.4f}"
         key["gain"] = f"{baseline[OBJECTIVE] - best[OBJECTIVE]:+.4f}"
     return key

@@ -48,7 +48,7 @@ def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Swe
             raise
         say(f"{known.path}: as read before, from {file}, for {error}")
         return known
-    _keep(file, json.dumps(record, indent=1, allow_nan=False).encode(), cache)
+    _keep(file, json.dumps(record, indent=1).encode(), cache)
     say(f"{record['path']}: {len(record['runs'])} runs read, kept in {file}")
     return Sweep.from_json(record)
 
