@@ -14,15 +14,7 @@ from segmentation.ending import BadInput, RunEnded, Signals, input_checked, memo
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
 
-EXIT_CODES = {
-    "finished": 0,
-    "stopped": 0,
-    "diverged": 0,
-    "oom": 0,
-    "interrupted": 130,
-    "preempted": 143,
-}  # 128 + signal
-PICTURES = 6
+EXIT_CODES = {"finished": 0, "stopped": 0, "diverged": 0, "oom": 0, "interrupted": 130, "preempted": 143}  # 128 + signal
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
@@ -60,18 +52,11 @@ def run(options: dict, data: Path, runs: Path, signals: Signals) -> str:
         from segmentation import tracking  # late, as Keras in `train`: a wrong option is told before seconds of importing
 
         wandb_run, config = tracking.start(options, prepared)
-    folder = runs / wandb_run.id
     try:
-        status = train(wandb_run, config, prepared, folder, signals)
+        status = train(wandb_run, config, prepared, runs / wandb_run.id, signals)
     except RunEnded as ended:
-        status = ended.status
-        if status in ("terminated", "interrupted") and tracking.asked_to_stop(wandb_run):
-            status = "stopped"
-        status = {"terminated": "preempted"}.get(status, status)
-        print(
-            f"run {wandb_run.id} {status}: {ended}; go on with WANDB_RUN_ID={wandb_run.id} python train.py ...",
-            flush=True,
-        )
+        status = tracking.status_of(wandb_run, ended)
+        print(f"run {wandb_run.id} {status}: {ended}; go on with WANDB_RUN_ID={wandb_run.id} python train.py ...", flush=True)
     except BaseException:
         wandb_run.finish(exit_code=1)
         raise
@@ -80,39 +65,35 @@ def run(options: dict, data: Path, runs: Path, signals: Signals) -> str:
     return status
 
 
-def train(wandb_run, config, prepared: PreparedSet, folder: Path, signals: Signals) -> str:
+def train(wandb_run, config: Config, prepared: PreparedSet, folder: Path, signals: Signals) -> str:
     """Data, model, fit, record. Returns "finished", or raises RunEnded."""
     import keras
 
-    from segmentation import callbacks, datasets, losses, models, tracking
+    from segmentation import callbacks, datasets, losses, models, record, tracking
 
     keras.utils.set_random_seed(config.seed)
     device, precision = models.set_precision(config.precision)
     tracking.log_environment(wandb_run, device, precision)
-    identity = asdict(config) | {"data": prepared.manifest["checksum"]}
+    identity = {name: value for name, value in asdict(config).items() if name != "epochs"}
     with input_checked():
-        checkpoint = callbacks.Checkpoint(folder, {name: value for name, value in identity.items() if name != "epochs"})
+        checkpoint = callbacks.Checkpoint(folder, identity | {"data": prepared.manifest["checksum"]})
         model = checkpoint.load() if checkpoint.epoch else models.build(config, prepared.patch_size)
     tracking.log_rows(wandb_run, checkpoint.rows)
 
     train_data = datasets.Patches(prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch)
     val_data = datasets.Patches(prepared, "val", config.val_batch_size)
     loss = losses.LOSSES[config.loss]()
+    if not checkpoint.epoch:
+        model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)])
+    patches = len(train_data.indices)
+    watch = [
+        keras.callbacks.LambdaCallback(on_train_batch_end=signals.check, on_test_batch_end=signals.check),
+        callbacks.Reseed(config.seed),
+        callbacks.Progress(config.epochs, len(train_data)),
+        callbacks.Record(checkpoint, patches, config.keep_epoch, lambda row: tracking.log_rows(wandb_run, [row])),
+    ]
     try:
         with memory_watched():
-            if not checkpoint.epoch:
-                model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)])
-            watch = [
-                keras.callbacks.LambdaCallback(on_train_batch_end=signals.check, on_test_batch_end=signals.check),
-                callbacks.Reseed(config.seed),
-                callbacks.Progress(config.epochs, len(train_data)),
-                callbacks.Record(
-                    checkpoint,
-                    len(train_data.indices),
-                    config.keep_epoch,
-                    lambda row: tracking.log_rows(wandb_run, [row]),
-                ),
-            ]
             model.fit(
                 train_data,
                 validation_data=val_data,
@@ -123,46 +104,11 @@ def train(wandb_run, config, prepared: PreparedSet, folder: Path, signals: Signa
                 verbose=0,
             )
     except RunEnded as ended:
-        if ended.status in (
-            "diverged",
-            "oom",
-        ):  # a finite, worst-ranked objective: the search learns from it and goes on
+        if ended.status in ("diverged", "oom"):  # a finite, worst-ranked objective: the search learns from it and goes on
             tracking.log_rows(wandb_run, [{"epoch": checkpoint.epoch + 1, OBJECTIVE: loss.worst}])
         raise
-    record(wandb_run, checkpoint, prepared, val_data)
+    record.best_weights(wandb_run, checkpoint, prepared, val_data)
     return "finished"
-
-
-def record(wandb_run, checkpoint, prepared: PreparedSet, val_data) -> None:
-    """What the best weights say on the validation split, into W&B and into the run's folder."""
-    import cv2
-    import keras
-    import numpy as np
-
-    from segmentation import datasets, metrics, tracking
-    from segmentation.labels import decode
-
-    best = keras.saving.load_model(checkpoint.path("best"), safe_mode=True)
-    confusion, truth, probabilities = metrics.pool(datasets.predict(best, val_data), pixels_a_batch=20_000)
-    tracking.log_confusion(wandb_run, confusion)
-    tracking.log_curves(wandb_run, metrics.precision_recall_curves(truth, probabilities))
-
-    chosen = val_data.indices[np.linspace(0, len(val_data.indices) - 1, PICTURES).astype(int)]
-    images, masks = prepared.images[chosen], prepared.masks[chosen]
-    predictions = np.asarray(best.predict_on_batch(images)).argmax(-1).astype(np.uint8)
-    captions = ["tile {tile} part {part} row {row} column {column}".format(**prepared.patches[i]) for i in chosen]
-    tracking.log_pictures(wandb_run, images, masks, predictions, captions)
-    rows = [
-        np.hstack([image, decode(mask), decode(guess)]) for image, mask, guess in zip(images, masks, predictions, strict=True)
-    ]
-    cv2.imwrite(str(checkpoint.folder / "predictions.png"), np.vstack(rows)[..., ::-1])
-
-    row = min(checkpoint.rows, key=lambda row: row["val_loss"])
-    tracking.save_model(wandb_run, {f"{role}.keras": checkpoint.path(role) for role in checkpoint.files if role != "last"}, row)
-    wandb_run.summary["best_epoch"] = row["epoch"]
-    print(f"best epoch {row['epoch']}: {OBJECTIVE} {row[OBJECTIVE]:.4f}, val mean IoU {row['val_mean_iou']:.3f}")
-    print(f"numbers:  {checkpoint.folder / 'state.json'}")
-    print(f"pictures: {checkpoint.folder / 'predictions.png'} (image | truth | prediction)")
 
 
 if __name__ == "__main__":

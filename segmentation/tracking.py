@@ -16,6 +16,7 @@ import requests
 
 import wandb
 from segmentation.config import BASELINE, Config
+from segmentation.ending import RunEnded
 from segmentation.labels import CLASSES, IGNORE
 from segmentation.prepared import PreparedSet
 
@@ -79,6 +80,13 @@ def start(given: Mapping, prepared: PreparedSet) -> tuple[wandb.Run, Config]:
     return run, config
 
 
+def status_of(run: wandb.Run, ended: RunEnded) -> str:
+    """How an early ending is recorded: a signal means `stopped` where W&B asked for it, else `preempted` or `interrupted`."""
+    if ended.status in ("terminated", "interrupted") and _asked_to_stop(run):
+        return "stopped"
+    return {"terminated": "preempted"}.get(ended.status, ended.status)
+
+
 def finish(run: wandb.Run, status: str, exit_code: int) -> None:
     """Close the run as finished, stopped, diverged, oom, interrupted or preempted; a preempted one goes back to its sweep."""
     run.summary["status"] = status
@@ -128,8 +136,13 @@ def save_model(run: wandb.Run, files: Mapping[str, Path], metadata: Mapping) -> 
     run.log_artifact(artifact, aliases=["best", run.id])
 
 
-def log_pictures(run: wandb.Run, images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, captions: list[str]) -> None:
-    """Patches with truth and prediction as class overlays: (n, h, w, 3) uint8 RGB, and twice (n, h, w) uint8 class indices."""
+def log_pictures(
+    run: wandb.Run, images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, captions: list[str], panel: Path
+) -> None:
+    """Patches with truth and prediction as overlays to switch on and off, and one picture of them all in the class colours.
+
+    Images are (n, h, w, 3) uint8 RGB, masks and predictions (n, h, w) uint8 class indices; `panel` is a PNG file.
+    """
     names = dict(enumerate(CLASSES)) | {IGNORE: "ignore"}
 
     def picture(image, mask, prediction, caption):
@@ -138,6 +151,7 @@ def log_pictures(run: wandb.Run, images: np.ndarray, masks: np.ndarray, predicti
         return wandb.Image(image, masks=masks, caption=caption)
 
     run.summary["predictions"] = list(map(picture, images, masks, predictions, captions))
+    run.summary["panel"] = wandb.Image(str(panel), caption="image | truth | prediction")
 
 
 def log_confusion(run: wandb.Run, confusion: np.ndarray) -> None:
@@ -165,7 +179,7 @@ def log_figures(entity: str, project: str, name: str, figures: Mapping[str, Path
     return name
 
 
-def asked_to_stop(run: wandb.Run) -> bool:
+def _asked_to_stop(run: wandb.Run) -> bool:
     """Whether W&B wants this run stopped (Hyperband, a cancelled sweep, the stop button), rather than the machine being taken.
 
     Both reach the process as the same signal, so ask the server, by W&B's GraphQL: it is the only one who knows.
