@@ -143,8 +143,8 @@ def agents(path, number, gpus, count, stagger, logs):
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
         sys.exit(130)
-    for worker in fallen:
-        click.echo(f"{worker.name} fell {worker.falls} times in a row; its log is {worker.log}", err=True)
+    for member in fallen:
+        click.echo(f"{member.name} fell {member.falls} times in a row; its log is {member.log}", err=True)
     sys.exit(1 if fallen else 0)
 
 

@@ -21,6 +21,7 @@ from loopback.daemon import Server, environment
 from loopback.store import DEFAULT_PROJECT
 
 POLL = 1.0  # seconds between looks at the sweep; longer when looking itself takes long
+HOPELESS = 5  # failed runs, and no other, after which we stop
 STAGGER = 1.0  # seconds between the starts of two agents
 
 
@@ -66,18 +67,18 @@ def register(server: Server, plan: Plan) -> tuple[str, bool]:
     return found[1], True
 
 
-def workers(server: Server, plan: Plan, path: str) -> list[supervise.Worker]:
+def members(server: Server, plan: Plan, path: str) -> list[supervise.Member]:
     """The agents, one after the other round the GPUs; before them a scheduler or controller if the YAML wants one."""
     base, logs = environment(server, plan.project), server.folder / "logs" / path.rpartition("/")[2]
     config, python = yaml.safe_load(plan.file.read_text()), sys.executable
     found = []
     if config.get("scheduler"):
         command = [python, "-m", "wandb", "sweep-scheduler", "--batch-size", str(plan.agents), "--poll-interval", "2", path]
-        found.append(supervise.Worker("scheduler", command, base, logs / "scheduler.log"))
+        found.append(supervise.Member("scheduler", command, base, logs / "scheduler.log"))
     if (config.get("controller") or {}).get("type") == "local":
         entity, project, name = path.split("/")
         code = f"import wandb; wandb.controller({name!r}, entity={entity!r}, project={project!r}).run()"
-        found.append(supervise.Worker("controller", [python, "-c", code], base, logs / "controller.log"))
+        found.append(supervise.Member("controller", [python, "-c", code], base, logs / "controller.log"))
     return found + agents(path, plan.agents, plan.gpus, plan.count, STAGGER, logs, base)
 
 
@@ -91,7 +92,7 @@ def agents(path, number: int, gpus: list, count: int | None, stagger: float, log
         extra = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
         command = [sys.executable, "-m", "wandb", "agent", *([] if share is None else ["--count", str(share)]), path]
         log, counted = logs / f"agent-{place}.log", share is not None
-        found.append(supervise.Worker(f"agent {place}", command, environment | extra, log, counted, delay=place * stagger))
+        found.append(supervise.Member(f"agent {place}", command, environment | extra, log, counted, delay=place * stagger))
     return found
 
 
@@ -132,7 +133,7 @@ def credentials() -> tuple[str, str]:
     return url, key
 
 
-def tend(crew: supervise.Crew) -> list[supervise.Worker]:
+def tend(crew: supervise.Crew) -> list[supervise.Member]:
     """Looks after agents until none is left; those that fell too often. KeyboardInterrupt ends them in good order."""
     try:
         while crew.busy:
@@ -160,7 +161,7 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
         latest[0] = _read(server, path) or latest[0]
         return latest[0].over
 
-    crew = supervise.Crew(workers(server, plan, path), over)
+    crew = supervise.Crew(members(server, plan, path), over)
     try:
         while crew.busy:
             started = time.monotonic()
@@ -170,15 +171,23 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
             display.show(latest[0])
             if latest[0].over and not _agents(crew):
                 break
-            if crew.fallen:
-                worker = crew.fallen[0]
-                raise SweepError(f"{worker.name} fell {worker.falls} times in a row; its log is {worker.log}")
+            _complain(crew, latest[0])
             time.sleep(max(POLL, 5 * (time.monotonic() - started)))
     finally:
         display.close()
         crew.dismiss()
     over()
     return latest[0], not latest[0].count("failed") or latest[0].count("done") > 0
+
+
+def _complain(crew: supervise.Crew, sweep: progress.Sweep) -> None:
+    """SweepError when it makes no sense to go on: agents that do not stay up, runs that all fail."""
+    for member in crew.fallen:
+        raise SweepError(f"{member.name} fell {member.falls} times in a row; its log is {member.log}")
+    if sweep.count("failed") >= HOPELESS and not sweep.count("done") and not sweep.count("stopped"):
+        member = next(member for member in crew.members if member.name.startswith("agent"))
+        end = "\n".join(member.log.read_text(errors="replace").splitlines()[-15:])
+        raise SweepError(f"all of the first {sweep.count('failed')} runs failed; {member.log} ends with\n{end}")
 
 
 def _read(server: Server, path: str) -> progress.Sweep | None:
@@ -190,4 +199,4 @@ def _read(server: Server, path: str) -> progress.Sweep | None:
 
 def _agents(crew: supervise.Crew) -> bool:
     """Whether an agent still works; a scheduler alone has nothing to wait for."""
-    return any(worker.state == "alive" and worker.name.startswith("agent") for worker in crew.workers)
+    return any(member.state == "alive" and member.name.startswith("agent") for member in crew.members)

@@ -30,7 +30,7 @@ BUCKETS = {"finished": "done", "killed": "stopped", "failed": "failed", "crashed
 
 
 @dataclass
-class Trial:
+class Run:
     """A run of the sweep: its parameters, its objective (None if it has none) and its number of rows."""
 
     name: str
@@ -50,36 +50,36 @@ class Sweep:
     metric: str | None
     maximize: bool
     expected: int | None
-    trials: list[Trial]
+    runs: list[Run]
 
     @property
     def over(self) -> bool:
         return self.state in ("FINISHED", "CANCELED")
 
     def count(self, state: str) -> int:
-        return sum(trial.state == state for trial in self.trials)
+        return sum(run.state == state for run in self.runs)
 
-    def ranked(self) -> list[Trial]:
+    def ranked(self) -> list[Run]:
         """Best first; runs without an objective last."""
         sign = -1 if self.maximize else 1
         worst = math.inf
-        return sorted(self.trials, key=lambda t: (worst if t.objective is None else sign * t.objective, t.name))
+        return sorted(self.runs, key=lambda t: (worst if t.objective is None else sign * t.objective, t.name))
 
 
 def read(url: str, key: str, path: str) -> Sweep:
     """The sweep at ENTITY/PROJECT/SWEEP. AskError if the server does not answer or has no such sweep."""
     entity, project, name = path.split("/")
-    trials, after = [], None
+    runs, after = [], None
     while True:
         found = ask(url, key, QUERY, entity=entity, project=project, sweep=name, after=after)["project"]["sweep"]
         config = yaml.safe_load(found["config"])
         metric = (config.get("metric") or {}).get("name")
-        trials += [_trial(edge["node"], config, metric) for edge in found["runs"]["edges"]]
+        runs += [_run(edge["node"], config, metric) for edge in found["runs"]["edges"]]
         after = found["runs"]["pageInfo"]["endCursor"]
         if not found["runs"]["pageInfo"]["hasNextPage"]:
             break
     maximize = (config.get("metric") or {}).get("goal") == "maximize"
-    return Sweep(path, found["state"], metric, maximize, found["runCountExpected"], trials)
+    return Sweep(path, found["state"], metric, maximize, found["runCountExpected"], runs)
 
 
 NAMES = """
@@ -104,7 +104,7 @@ def names(url: str, key: str, project: str) -> list[str]:
             return found
 
 
-def _trial(node: dict, config: dict, metric: str | None) -> Trial:
+def _run(node: dict, config: dict, metric: str | None) -> Run:
     values = {name: cell["value"] for name, cell in json.loads(node["config"]).items() if name != "_wandb"}
     listed = config.get("parameters") or values
     searched = {name: values[name] for name in listed if name in values and "value" not in (listed[name] or {})}
@@ -113,7 +113,7 @@ def _trial(node: dict, config: dict, metric: str | None) -> Trial:
         objective = None
     state = BUCKETS.get(node["state"], "running")
     state = "stopped" if state == "done" and node["stopped"] else state
-    return Trial(node["name"], node["displayName"], state, objective, searched, node["historyLineCount"])
+    return Run(node["name"], node["displayName"], state, objective, searched, node["historyLineCount"])
 
 
 def line(sweep: Sweep, ended_before: int, elapsed: float) -> str:
@@ -122,10 +122,10 @@ def line(sweep: Sweep, ended_before: int, elapsed: float) -> str:
     parts.append(f"{sweep.count('running')} running")
     if waiting := sweep.count("waiting"):
         parts.append(f"{waiting} waiting")
-    best = next((trial.objective for trial in sweep.ranked() if trial.objective is not None), None)
+    best = next((run.objective for run in sweep.ranked() if run.objective is not None), None)
     if best is not None:
         parts.append(f"best {sweep.metric} {best:.5g}")
-    ended = sum(trial.state in ("done", "stopped", "failed") for trial in sweep.trials)
+    ended = sum(run.state in ("done", "stopped", "failed") for run in sweep.runs)
     if sweep.expected:
         parts[0] = f"{parts[0]} of {sweep.expected}"
         if ended > ended_before and not sweep.over:
@@ -150,7 +150,7 @@ class Display:
     def show(self, sweep: Sweep) -> None:
         """Takes the sweep's newest state."""
         if self._before is None:
-            self._before = sum(trial.state in ("done", "stopped", "failed") for trial in sweep.trials)
+            self._before = sum(run.state in ("done", "stopped", "failed") for run in sweep.runs)
         text = line(sweep, self._before, time.monotonic() - self._began)
         counts = text.partition("| about")[0]
         if sys.stderr.isatty():
@@ -167,12 +167,12 @@ class Display:
 
 def table(sweep: Sweep) -> str:
     """All runs, best first, as plain text."""
-    names = list(dict.fromkeys(name for trial in sweep.trials for name in trial.parameters))
+    names = list(dict.fromkeys(name for run in sweep.runs for name in run.parameters))
     head = ["run", "name", "state", sweep.metric or "objective", *names, "rows"]
     rows = [head]
-    for trial in sweep.ranked():
-        cells = [trial.name, trial.display_name, trial.state, _cell(trial.objective)]
-        rows.append([*cells, *(_cell(trial.parameters.get(name)) for name in names), str(trial.rows)])
+    for run in sweep.ranked():
+        cells = [run.name, run.display_name, run.state, _cell(run.objective)]
+        rows.append([*cells, *(_cell(run.parameters.get(name)) for name in names), str(run.rows)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 

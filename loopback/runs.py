@@ -70,7 +70,7 @@ def create(store, project_id: int, name: str, *, sweep_id: int | None, state: st
             number = 1 + store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep_id)
         else:
             number = 1 + store.value("SELECT COUNT(*) FROM runs WHERE project_id = ?", project_id)
-        columns.setdefault("display_name", f"{'trial' if sweep_id else 'run'}-{number}")
+        columns.setdefault("display_name", f"{'sweep' if sweep_id else 'run'}-{number}")
         stamps = {"created_at": now(), "updated_at": now(), "heartbeat_at": now(), "seen": time.time()}
         columns |= {"project_id": project_id, "name": name, "sweep_id": sweep_id, "state": state}
         return store.insert("runs", **columns, **stamps, version=store.tick())
@@ -100,6 +100,7 @@ def delete_run(_source, info, input: dict) -> dict:
         for table in ("history", "events", "console", "files", "alerts", "uses"):
             store.write(f"DELETE FROM {table} WHERE run_id = ?", run["id"])
         store.write("DELETE FROM runs WHERE id = ?", run["id"])
+    info.context.search.forget(run["sweep_id"])
     shutil.rmtree(store.inside("runs", str(run["id"])), ignore_errors=True)
     return {"clientMutationId": None}
 

@@ -1,7 +1,7 @@
 """What to try next and what to give up, decided by W&B's own `sweeps` package.
 
 The package wants every run of the sweep each time. Reading them all anew would make each suggestion slower than
-the last, so they are kept in memory as `Trial`s and only the runs that changed are read again.
+the last, so they are kept in memory as `SearchedRun`s and only the runs that changed are read again.
 """
 
 import json
@@ -25,7 +25,7 @@ STATES = {state.value for state in sweeps.RunState}
 PATIENCE = 10  # early stopping may take one part in so many of the time
 
 
-class Trial(sweeps.SweepRun):
+class SearchedRun(sweeps.SweepRun):
     """A run as `sweeps` sees it, which keeps the finite values of the objective instead of rows of history."""
 
     _values: list = PrivateAttr(default_factory=list)
@@ -59,10 +59,10 @@ class Trial(sweeps.SweepRun):
 
 @dataclass
 class Sample:
-    """One sweep in memory: its trials by row id, and the number of the last change that they show."""
+    """One sweep in memory: its runs by row id, and the number of the last change that they show."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)  # one agent at a time is given a run
-    trials: dict[int, Trial] = field(default_factory=dict)
+    runs: dict[int, SearchedRun] = field(default_factory=dict)
     version: int = -1
     config: str = ""
     judged: int = -1  # version at which early stopping last looked
@@ -101,7 +101,7 @@ class Search:
         self._guard = threading.Lock()
 
     def sample(self, sweep: dict) -> Sample:
-        """The sweep in memory. Hold its `lock` while reading trials, or while giving out runs."""
+        """The sweep in memory. Hold its `lock` while reading runs, or while giving out runs."""
         with self._guard:
             return self._samples.setdefault(sweep["id"], Sample())
 
@@ -110,37 +110,43 @@ class Search:
         sample = self.sample(sweep)
         with sample.lock:
             if sample.config != sweep["config"]:  # another metric or other parameters: start over
-                sample.trials, sample.version, sample.judged, sample.config = {}, -1, -1, sweep["config"]
+                sample.runs, sample.version, sample.judged, sample.config = {}, -1, -1, sweep["config"]
             sql = "SELECT * FROM runs WHERE sweep_id = ? AND version > ? ORDER BY version"
             for row in self._store.all(sql, sweep["id"], sample.version):
                 self._read(sample, row, config)
                 sample.version = row["version"]
         return sample
 
+    def forget(self, sweep_id: int | None) -> None:
+        """Has the sweep read anew next time: one of its runs is deleted."""
+        with self._guard:
+            if sweep_id in self._samples:
+                self._samples[sweep_id].config = ""
+
     def _read(self, sample: Sample, row: dict, config: dict) -> None:
         metric, _goal = objective(config)
         chosen = json.loads(row["config"])
         summary = json.loads(row["summary"])
-        trial = sample.trials.get(row["id"])
-        if trial is None:
-            trial = sample.trials[row["id"]] = Trial(name=row["name"])
-        trial.state = row["state"] if row["state"] in STATES else "failed"
-        trial.stopped = trial.should_stop = bool(row["stopped"])
-        trial.config = {name: chosen[name] for name in config.get("parameters", {}) if name in chosen}
-        trial.summary_metrics = {metric: summary[metric]} if metric in summary else {}
-        if metric and row["history_lines"] > trial._lines:
+        run = sample.runs.get(row["id"])
+        if run is None:
+            run = sample.runs[row["id"]] = SearchedRun(name=row["name"])
+        run.state = row["state"] if row["state"] in STATES else "failed"
+        run.stopped = run.should_stop = bool(row["stopped"])
+        run.config = {name: chosen[name] for name in config.get("parameters", {}) if name in chosen}
+        run.summary_metrics = {metric: summary[metric]} if metric in summary else {}
+        if metric and row["history_lines"] > run._lines:
             sql = "SELECT json_extract(row, ?) AS value FROM history WHERE run_id = ? AND line >= ? AND line < ? ORDER BY line"
-            found = self._store.all(sql, "$." + json.dumps(metric), row["id"], trial._lines, row["history_lines"])
-            trial.add([cell["value"] for cell in found])
-            trial._lines = row["history_lines"]
+            found = self._store.all(sql, "$." + json.dumps(metric), row["id"], run._lines, row["history_lines"])
+            run.add([cell["value"] for cell in found])
+            run._lines = row["history_lines"]
 
     def suggest(self, sweep: dict, config: dict) -> dict | None:
         """The next run's parameters as `{name: {"value": ...}}`, or None when there is nothing left to try."""
         sample = self.refresh(sweep, config)
-        trials = [] if config["method"] == "random" else list(sample.trials.values())
+        runs = [] if config["method"] == "random" else list(sample.runs.values())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = sweeps.next_run(sweeps.SweepConfig(config), trials)
+            found = sweeps.next_run(sweeps.SweepConfig(config), runs)
         return None if found is None else json.loads(json.dumps(found.config, default=_plain))
 
     def give_up(self, sweep: dict, config: dict) -> None:
@@ -155,10 +161,10 @@ class Search:
             if sample.judged == sample.version or started < sample.resting:
                 return
             sample.judged = sample.version
-            doomed = {trial.name for trial in sweeps.stop_runs(sweeps.SweepConfig(config), list(sample.trials.values()))}
+            doomed = {run.name for run in sweeps.stop_runs(sweeps.SweepConfig(config), list(sample.runs.values()))}
             spent = time.monotonic() - started
             sample.resting = time.monotonic() + PATIENCE * spent if spent > 0.05 else 0.0
-            found = [key for key, trial in sample.trials.items() if trial.name in doomed and not trial.stopped]
+            found = [key for key, run in sample.runs.items() if run.name in doomed and not run.stopped]
             lifecycle.ask_to_stop(self._store, found)
 
     def reached(self, sweep: dict, config: dict) -> bool:
@@ -168,9 +174,9 @@ class Search:
         if target is None:
             return False
         kind = "maximum" if goal == "maximize" else "minimum"
-        for trial in self.refresh(sweep, config).trials.values():
+        for run in self.refresh(sweep, config).runs.values():
             try:
-                best = trial.metric_extremum(metric, kind)
+                best = run.metric_extremum(metric, kind)
             except ValueError:
                 continue
             if best >= target if goal == "maximize" else best <= target:

@@ -14,7 +14,7 @@ GAP = 1.0  # seconds between the two interrupts: the first says no further runs,
 
 
 @dataclass
-class Worker:
+class Member:
     """One process that should live until the sweep is over."""
 
     name: str
@@ -55,47 +55,47 @@ class Worker:
 
 
 class Crew:
-    """The workers of one command. Call `tend` every second or so, `dismiss` at the end."""
+    """The members of one command. Call `tend` every second or so, `dismiss` at the end."""
 
-    def __init__(self, workers: list[Worker], over):
+    def __init__(self, members: list[Member], over):
         """`over()` tells whether the sweep has ended, so that an agent that ends is not started again."""
-        self.workers, self._over = workers, over
-        for worker in workers:
-            worker.due = time.monotonic() + worker.delay
+        self.members, self._over = members, over
+        for member in members:
+            member.due = time.monotonic() + member.delay
 
     def tend(self) -> None:
         """Starts what is due and looks after what has ended."""
-        for worker in self.workers:
-            if worker.state == "alive" and worker.process.poll() is not None and not orphans(worker.process.pid):
-                if (worker.counted and worker.process.returncode == 0) or self._over():
-                    worker.state = "done"
+        for member in self.members:
+            if member.state == "alive" and member.process.poll() is not None and not orphans(member.process.pid):
+                if (member.counted and member.process.returncode == 0) or self._over():
+                    member.state = "done"
                 else:
-                    worker.fell()
-            elif worker.state == "waiting" and time.monotonic() >= worker.due:
-                if worker.falls and self._over():
-                    worker.state = "done"
+                    member.fell()
+            elif member.state == "waiting" and time.monotonic() >= member.due:
+                if member.falls and self._over():
+                    member.state = "done"
                 else:
-                    worker.start()
+                    member.start()
 
     @property
     def busy(self) -> bool:
         """Whether anybody works or will be started again."""
-        return any(worker.state in ("waiting", "alive") for worker in self.workers)
+        return any(member.state in ("waiting", "alive") for member in self.members)
 
     @property
-    def fallen(self) -> list[Worker]:
+    def fallen(self) -> list[Member]:
         """Those that fell too often."""
-        return [worker for worker in self.workers if worker.state == "fallen"]
+        return [member for member in self.members if member.state == "fallen"]
 
     def dismiss(self, patience: float = 90.0) -> None:
-        """Ends all workers: their runs get SIGTERM and `patience` seconds to save what they have; then SIGKILL."""
-        living = [worker.process for worker in self.workers if worker.process and worker.process.poll() is None]
+        """Ends all members: their runs get SIGTERM and `patience` seconds to save what they have; then SIGKILL."""
+        living = [member.process for member in self.members if member.process and member.process.poll() is None]
         for number in range(2):
             for process in living:
                 if process.poll() is None:
                     process.send_signal(signal.SIGINT)
             time.sleep(GAP if number == 0 and living else 0)
-        sessions = [worker.process.pid for worker in self.workers if worker.process]
+        sessions = [member.process.pid for member in self.members if member.process]
         for session in sessions:  # a run whose agent was killed is still ours to end
             if session not in [process.pid for process in living]:
                 _signal(orphans(session), signal.SIGTERM)
@@ -110,7 +110,7 @@ class Crew:
 
 
 def orphans(session: int) -> list[int]:
-    """Processes that a worker has started and that outlive it; empty where there is no /proc."""
+    """Processes that a member has started and that outlive it; empty where there is no /proc."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:

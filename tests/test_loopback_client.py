@@ -144,3 +144,35 @@ def test_failure_is_seen(served, api, tmp_path):  # noqa: F811
     run = api.run("loopback/fail/bad")
     assert run.state == "failed"
     assert run.load() is not None
+
+
+def test_a_run_learns_that_it_should_stop(served, tmp_path):  # noqa: F811
+    """By the client's public settings, and by a question that W&B's public API can ask at any moment."""
+    done = served.python(
+        """
+        import time
+        import wandb
+        from wandb.apis.public import Sweep
+
+        QUERY = '''query Asked($name: String!, $project: String, $entity: String) {
+          project(name: $project, entityName: $entity) {
+            sweep(sweepName: $name) { id state config asked: runs { edges { node { name stopped } } } } } }'''
+        sweep = wandb.sweep({"method": "grid", "metric": {"name": "a", "goal": "minimize"},
+                             "parameters": {"x": {"values": [1]}}}, project="stop")
+        heard = []
+        settings = wandb.Settings(stop_fn=lambda: heard.append(True), sweep_id=sweep)
+        with wandb.init(project="stop", id="one", settings=settings) as run:
+            api = wandb.Api()
+            for _ in range(2):
+                found = Sweep.get(api, "loopback", "stop", sweep, query=QUERY)
+                print([edge["node"] for edge in found.asked["edges"]])
+                api.run("loopback/stop/one").stop()
+            deadline = time.monotonic() + 40
+            while not heard and time.monotonic() < deadline:
+                time.sleep(0.2)
+        print(heard)
+        """,
+        tmp_path,
+    )
+    lines = done.stdout.splitlines()[-3:]
+    assert lines == ["[{'name': 'one', 'stopped': False}]", "[{'name': 'one', 'stopped': True}]", "[True]"]

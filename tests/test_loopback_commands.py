@@ -131,6 +131,17 @@ def test_a_yaml_that_is_refused_is_explained(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_script_that_always_fails_is_not_tried_for_ever(tmp_path):
+    (tmp_path / "train.py").write_text("import wandb\nwandb.init()\nraise RuntimeError('what is wrong')\n")
+    (tmp_path / "sweep.yaml").write_text(
+        IRIS.replace("grid", "random").replace("values: [0.001, 1.0, 0.1]", "min: 0.0, max: 1.0")
+    )
+    done = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
+    assert done.returncode == 1
+    assert "runs failed" in done.stderr
+    assert "what is wrong" in done.stderr
+
+
 def test_push_takes_runs_to_another_server(tmp_path):
     (tmp_path / "train.py").write_text(
         "import wandb\nwith wandb.init(project='here', id='moves') as run:\n    run.log({'loss': 3})\n"
@@ -182,7 +193,7 @@ def test_agents_get_their_gpus_and_come_back(tmp_path):
 
 def crew_of(tmp_path, code, over=lambda: False, counted=False):
     command = [sys.executable, "-c", code]
-    return supervise.Crew([supervise.Worker("w", command, dict(os.environ), tmp_path / "w.log", counted)], over)
+    return supervise.Crew([supervise.Member("w", command, dict(os.environ), tmp_path / "w.log", counted)], over)
 
 
 def test_a_fallen_agent_is_started_again_with_longer_and_longer_pauses(tmp_path, monkeypatch):
@@ -192,10 +203,10 @@ def test_a_fallen_agent_is_started_again_with_longer_and_longer_pauses(tmp_path,
     while crew.busy and time.monotonic() < deadline:
         crew.tend()
         time.sleep(0.01)
-    (worker,) = crew.fallen
-    assert worker.falls == supervise.MOST_FALLS
+    (member,) = crew.fallen
+    assert member.falls == supervise.MOST_FALLS
     assert (tmp_path / "w.log").read_text().count("--- ") == supervise.MOST_FALLS
-    assert worker.due - worker.started > 0.05 * 2 ** (supervise.MOST_FALLS - 2)
+    assert member.due - member.started > 0.05 * 2 ** (supervise.MOST_FALLS - 2)
 
 
 @pytest.mark.parametrize(("over", "counted"), [(True, False), (False, True)])
@@ -212,7 +223,7 @@ def test_dismissal_reaches_what_an_agent_left_behind(tmp_path):
     crew = crew_of(tmp_path, code)
     crew.tend()
     wait_for((tmp_path / "alive").exists, 30)
-    (session,) = [worker.process.pid for worker in crew.workers]
+    (session,) = [member.process.pid for member in crew.members]
     assert supervise.orphans(session)
     crew.dismiss(5)
     assert supervise.orphans(session) == []

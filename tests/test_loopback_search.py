@@ -13,7 +13,7 @@ import sweeps
 from loopback import agents
 from loopback.graph import Context, Unknown, answer
 from loopback.links import Links
-from loopback.search import Search, Trial
+from loopback.search import Search, SearchedRun
 from loopback.store import Store
 from loopback.stream import receive
 
@@ -79,7 +79,7 @@ def start(lab, agent):
 
 @given(st.lists(st.tuples(STATES, LOSSES, st.none() | st.floats(-1e6, 1e6)), max_size=8), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_trials_answer_as_whole_runs_do(runs, maximize):
+def test_runs_in_memory_answer_as_whole_runs_do(runs, maximize):
     """Running totals instead of rows must not change what early termination and the Gaussian process see."""
     goal = "maximize" if maximize else "minimize"
     config = {
@@ -88,18 +88,18 @@ def test_trials_answer_as_whole_runs_do(runs, maximize):
         "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
         "parameters": {"x": {"min": 0.0, "max": 1.0}},
     }
-    whole, trials = [], []
+    whole, watched = [], []
     for number, (state, losses, summary) in enumerate(runs):
         common = {"name": str(number), "state": state, "config": {"x": {"value": number / 10}}}
         common["summary_metrics"] = {} if summary is None else {"loss": summary}
         whole.append(sweeps.SweepRun(**common, history=[{"loss": loss} for loss in losses]))
-        trials.append(Trial(**common))
-        trials[-1].add(losses)
-    stopped = [[run.name for run in sweeps.stop_runs(config, some)] for some in (whole, trials)]
+        watched.append(SearchedRun(**common))
+        watched[-1].add(losses)
+    stopped = [[run.name for run in sweeps.stop_runs(config, some)] for some in (whole, watched)]
     assert stopped[0] == stopped[1]
     from sweeps.bayes_search import _construct_gp_data
 
-    expected, found = (_construct_gp_data(some, config)[1:4] for some in (whole, trials))
+    expected, found = (_construct_gp_data(some, config)[1:4] for some in (whole, watched))
     for one, other in zip(expected, found, strict=True):
         assert list(map(str, one)) == list(map(str, other))
 
@@ -236,10 +236,21 @@ def test_memory_is_rebuilt_from_the_store(tmp_path):
         first.log(start(first, agent), [loss, loss / 2], complete=True, exitcode=0)
     row = first.store.one("SELECT * FROM sweeps")
     config = yaml.safe_load(row["config"])
-    told = first.search.refresh(row, config).trials
-    fresh = Search(first.store).refresh(row, config).trials
-    assert [trial.metric_history("loss") for trial in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
-    assert {key: trial.model_dump() for key, trial in told.items()} == {key: t.model_dump() for key, t in fresh.items()}
+    told = first.search.refresh(row, config).runs
+    fresh = Search(first.store).refresh(row, config).runs
+    assert [one.metric_history("loss") for one in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
+    assert {key: one.model_dump() for key, one in told.items()} == {key: t.model_dump() for key, t in fresh.items()}
+
+
+def test_a_deleted_run_is_forgotten(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
+    agent = lab.agent(sweep)
+    run = start(lab, agent)
+    lab.log(run, [1], complete=True, exitcode=0)
+    number = lab.run_of(sweep, run)["id"]
+    lab.do("mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }", i=f"Run:{number}")
+    (command,) = lab.beat(agent)  # its point of the grid is free again
+    assert (command["run_id"] != run, command["args"]) == (True, {"x": {"value": 1}})
 
 
 def test_no_field_is_a_silent_null(lab):
