@@ -29,7 +29,7 @@ project_option = click.option("--project", help="W&B project; else WANDB_PROJECT
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main():
     """W&B sweeps on this machine, without an account and without a network."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end cleanly
+    supervise.interruptible()
 
 
 @main.command()

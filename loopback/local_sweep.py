@@ -63,7 +63,9 @@ def register(server: Server, plan: Plan) -> tuple[str, bool]:
     if made.returncode or not found:
         raise SweepError(f"W&B's client refuses {plan.file}:\n{said.strip()}")
     sweeps[mark] = found[1]
-    record.write_text(json.dumps(sweeps, indent=1))
+    part = record.with_name("part-sweeps.json")
+    part.write_text(json.dumps(sweeps, indent=1))
+    part.replace(record)
     return found[1], True
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled every time
 HEALTHY = 600.0  # seconds after which an agent counts as having worked, and its pause starts over
 MOST_FALLS = 6  # in a row, each sooner than HEALTHY: then something is wrong with the program, not with the machine
+AGAIN = 2.0  # seconds within which a second signal is the first one, passed on by make, timeout or a shell
 GAP = 1.0  # seconds between the two interrupts: the first says no further runs, the second ends those that run
 
 
@@ -88,25 +89,51 @@ class Crew:
         return [member for member in self.members if member.state == "fallen"]
 
     def dismiss(self, patience: float = 90.0) -> None:
-        """Ends all members: their runs get SIGTERM and `patience` seconds to save what they have; then SIGKILL."""
+        """Ends all members: their runs get SIGTERM and `patience` seconds to save what they have; then SIGKILL.
+
+        Another Ctrl-C takes the patience away.
+        """
         living = [member.process for member in self.members if member.process and member.process.poll() is None]
+        sessions = [member.process.pid for member in self.members if member.process]
+        try:
+            self._ask_to_end(living, sessions)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline and any(orphans(s) for s in sessions) | any(p.poll() is None for p in living):
+                time.sleep(0.2)
+        finally:
+            for process in living:
+                if process.poll() is None:
+                    process.kill()
+            for session in sessions:
+                _signal(orphans(session), signal.SIGKILL)
+
+    def _ask_to_end(self, living: list[subprocess.Popen], sessions: list[int]) -> None:
         for number in range(2):
             for process in living:
                 if process.poll() is None:
                     process.send_signal(signal.SIGINT)
             time.sleep(GAP if number == 0 and living else 0)
-        sessions = [member.process.pid for member in self.members if member.process]
         for session in sessions:  # a run whose agent was killed is still ours to end
             if session not in [process.pid for process in living]:
                 _signal(orphans(session), signal.SIGTERM)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and any(orphans(s) for s in sessions) | any(p.poll() is None for p in living):
-            time.sleep(0.2)
-        for process in living:
-            if process.poll() is None:
-                process.kill()
-        for session in sessions:
-            _signal(orphans(session), signal.SIGKILL)
+
+
+def interruptible() -> None:
+    """Makes SIGINT and SIGTERM a KeyboardInterrupt, once for signals that come within AGAIN seconds of each other.
+
+    A command run by make or under timeout gets one wish to end as two signals; the second must not cut the orderly end short.
+    """
+    last = -AGAIN
+
+    def wished(*_):
+        nonlocal last
+        moment = time.monotonic()
+        repeated, last = moment - last < AGAIN, moment
+        if not repeated:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, wished)
 
 
 def orphans(session: int) -> list[int]:

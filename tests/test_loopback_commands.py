@@ -49,7 +49,7 @@ run = wandb.init(resume="allow")
 kept = Path(f"{run.id}.epoch")
 first = int(kept.read_text()) + 1 if kept.exists() else 1
 try:
-    for epoch in range(first, 13):
+    for epoch in range(first, 31):
         time.sleep(0.4)
         run.log({"loss": run.config["x"] / epoch}, step=epoch)
         kept.write_text(str(epoch))
@@ -97,21 +97,24 @@ def test_somebody_elses_smallest_project(tmp_path):
     wait_for(lambda: daemon.find(tmp_path / ".loopback") is None, 20)  # the server ends with its last user
 
 
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["Ctrl-C", "make under timeout"])
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, signals):
     (tmp_path / "train.py").write_text(PATIENT)
     (tmp_path / "sweep.yaml").write_text(IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}"))
     first = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2", wait=False)
     wait_for(lambda: len(list(tmp_path.glob("*.epoch"))) == 2)
-    first.send_signal(signal.SIGINT)
+    for number in signals:
+        first.send_signal(number)
+        time.sleep(0.1)
     _out, said = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "goes on" in said
-    assert all(int(path.read_text()) < 12 for path in tmp_path.glob("*.epoch"))
+    assert all(int(path.read_text()) < 30 for path in tmp_path.glob("*.epoch"))
     second = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
     assert second.returncode == 0, second.stderr
     assert "going on with" in second.stderr
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
-    assert [(row[2], row[-1]) for row in rows] == [("done", "12"), ("done", "12")]  # every epoch once
+    assert [(row[2], row[-1]) for row in rows] == [("done", "30"), ("done", "30")]  # every epoch once
 
 
 def test_exec_passes_on_status_and_environment(tmp_path):
