@@ -102,7 +102,7 @@ class Served:
         return found | {"runs": [edge["node"] for edge in found["runs"]["edges"]]}
 
 
-def wait_for(condition, seconds: float = 90, every: float = 0.3):
+def wait_for(condition, seconds: float = 150, every: float = 0.3):
     """The first true value of `condition()`; the test fails if none comes in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -97,7 +97,7 @@ def test_a_sweep_and_its_best_run(served, runs, api, tmp_path):  # noqa: F811
         "import wandb\nwith wandb.init() as run:\n"
         "    for step in range(1, 4): run.log({'loss': run.config['x'] / step}, step=step)\n"
     )
-    served.agent(runs, tmp_path, poll=0.3).wait(120)
+    served.agent(runs, tmp_path, poll=0.3).wait(150)
     sweep = api.sweep(runs)
     assert sweep.state == "FINISHED"
     assert sweep.config["parameters"]["x"]["values"] == [3, 1, 2, 4]
