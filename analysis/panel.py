@@ -44,28 +44,25 @@ def main(folder: Path, data: Path, local: Path, which: str, split: str, seed: in
     of its squared class shares exceeds 0.4. median, worst: by accuracy among all patches, in increasing order. random: seeded.
     Writes OUT/panel_WHICH.png, one PNG a patch in OUT/panel_WHICH/, and what they show as OUT/panel_WHICH.csv.
     """
-    tell(make(Waist.open(folder), data, local, which, split, seed))
+    waist = Waist.open(folder)
+    tell(make(waist, data, local, which, split, seed))
+    singles(waist, data, local, which, split, seed)
+    click.echo(folder / f"panel_{which}")
 
 
 def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0) -> Section:
-    """The panel, its ten single pictures and its table."""
+    """The panel and its table."""
     run = waist.roles()["best"]
     prepared = waist.data(data, run)
     found = evaluate(waist, run, "best", split, data, local)
     chosen = select(found.confusions, which, seed)
     if not len(chosen):
-        raise Unavailable(
-            f"no {split} patch is {'labelled and not trivial' if which == 'best' else 'labelled'}: no {which} panel"
-        )
+        kind = "labelled and not trivial" if which == "best" else "labelled"
+        raise Unavailable(f"no {split} patch is {kind}: no {which} panel")
     file = waist.folder / f"panel_{which}.png"
     rows = [_row(prepared, found, number, place) for number, place in enumerate(chosen, 1)]
     caption = f"{TITLES[which]} of the {split} split, by the best weights of {run}: image, truth, prediction."
     style.save(_draw(prepared, found, chosen), file)
-    singles = waist.folder / file.stem
-    for stale in singles.glob("*.png"):
-        stale.unlink()
-    for number, place in enumerate(chosen, 1):
-        style.save(_draw(prepared, found, [place], number), singles / f"{number:02d}.png")
     header = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
     table = Table(file.with_suffix(""), caption, header, rows, formats=("csv",))
     table.write()
@@ -78,6 +75,17 @@ def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str 
         notes=short + (_notes(run, split, found) if which == "best" else []),
         pictures=[Picture(file, caption)],
     )
+
+
+def singles(waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0) -> None:
+    """The panel's patches one by one, as panel_WHICH/01.png and so on."""
+    run = waist.roles()["best"]
+    prepared, found = waist.data(data, run), evaluate(waist, run, "best", split, data, local)
+    folder = waist.folder / f"panel_{which}"
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    for number, place in enumerate(select(found.confusions, which, seed), 1):
+        style.save(_draw(prepared, found, [place], number), folder / f"{number:02d}.png")
 
 
 def select(confusions: np.ndarray, which: str, seed: int = 0) -> np.ndarray:

@@ -58,7 +58,7 @@ def main(sweep_path, folder, data, local, compare, confirmation, images, publish
     attempt("Learning curves", lambda: curves.make(waist))
     attempt("Precision and recall", lambda: precision_recall.make(waist, data, local))
     for which in panel.WHICH:
-        attempt(panel.TITLES[which], lambda which=which: panel.make(waist, data, local, which))
+        attempt(panel.TITLES[which], lambda which=which: _panel(waist, data, local, which))
     if images:
         attempt("Whole images", lambda: _whole_images(waist, images, local))
     attempt("The search", lambda: sweep.make(waist, _loaded(compare, load)))
@@ -72,6 +72,14 @@ def main(sweep_path, folder, data, local, compare, confirmation, images, publish
 
         for line in publishing.publish(waist, page_title, sections):
             click.echo(line)
+
+
+def _panel(waist: Waist, data: Path, local: Path, which: str) -> Section:
+    """A panel; the best one's patches also one by one, which for the others is left to the command."""
+    section = panel.make(waist, data, local, which)
+    if which == "best":
+        panel.singles(waist, data, local, which)
+    return section
 
 
 def _overview(waist: Waist) -> Section:

@@ -92,9 +92,10 @@ def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -
 @contextmanager
 def _door() -> Iterator[Any]:
     """A `wandb.Api`; Unavailable where there is no client, no server within PATIENCE seconds, or no key."""
-    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # a second of importing that the cache spares
+
+        wandb.setup(wandb.Settings(silent=True))  # it would tell of its sorting and its login
     except ImportError as error:
         raise Unavailable(f"W&B's client is not installed ({error})") from error
     base = urlparse(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url)

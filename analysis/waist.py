@@ -101,6 +101,8 @@ def plainly(command: Callable) -> Callable:
     def told(*args, **options):
         try:
             return command(*args, **options)
+        except BrokenPipeError:  # `| head` has seen enough
+            raise
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
 

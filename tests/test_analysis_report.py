@@ -85,12 +85,10 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
     assert "<script" not in page
     for name in ("panel_best", "panel_random", "curves_loss", "precision_recall", "sweep_progress", "sweep_parallel"):
         assert (folder / f"{name}.png").is_file()
-    for which in ("best", "random"):
-        shown = list(csv.DictReader((folder / f"panel_{which}.csv").open()))
-        assert [path.stem for path in sorted((folder / f"panel_{which}").glob("*.png"))] == [
-            f"{int(row['number']):02d}" for row in shown
-        ]
-    assert len(shown) == 10
+    shown = {which: list(csv.DictReader((folder / f"panel_{which}.csv").open())) for which in ("best", "random")}
+    singles = [path.stem for path in sorted((folder / "panel_best").glob("*.png"))]
+    assert singles == [f"{int(row['number']):02d}" for row in shown["best"]]
+    assert len(shown["random"]) == 10
     commands = re.findall(r"Made by <code>(.+?)</code>", page)
     assert {command.split()[2].split(".")[1] for command in commands} == {
         "best_run", "curves", "precision_recall", "panel", "predict", "sweep", "report",
