@@ -188,8 +188,9 @@ def _complain(crew: supervise.Crew, sweep: progress.Sweep) -> None:
         raise SweepError(f"{member.name} fell {member.falls} times in a row; its log is {member.log}")
     if sweep.count("failed") >= HOPELESS and not sweep.count("done") and not sweep.count("stopped"):
         member = next(member for member in crew.members if member.name.startswith("agent"))
-        end = "\n".join(member.log.read_text(errors="replace").splitlines()[-15:])
-        raise SweepError(f"all of the first {sweep.count('failed')} runs failed; {member.log} ends with\n{end}")
+        said = member.log.read_text(errors="replace")
+        end = "\n".join(said[said.rfind("Traceback") :].splitlines()[:15]) if "Traceback" in said else said[-1000:]
+        raise SweepError(f"all of the first {sweep.count('failed')} runs failed; {member.log} says\n{end}")
 
 
 def _read(server: Server, path: str) -> progress.Sweep | None:
