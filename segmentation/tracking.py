@@ -13,8 +13,8 @@ from urllib.parse import urlparse
 
 import numpy as np
 import requests
-
 import wandb
+
 from segmentation.config import BASELINE, Config
 from segmentation.ending import RunEnded
 from segmentation.labels import CLASSES, IGNORE

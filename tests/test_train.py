@@ -11,9 +11,9 @@ from pathlib import Path
 
 import keras
 import pytest
+import wandb
 
 import train
-import wandb
 from segmentation import callbacks, datasets, losses, models
 from segmentation.config import OBJECTIVE, Config
 from segmentation.ending import BadInput, RunEnded, Signals, memory_watched
