@@ -5,11 +5,11 @@ import math
 import time
 
 import pytest
+import sweeps
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sweeps
 from loopback import agents
 from loopback.graph import Context, Unknown, answer
 from loopback.links import Links

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sweeps import schema_violations_from_proposed_config
 
 from segmentation.config import BASELINE, OBJECTIVE, Config
-from sweeps import schema_violations_from_proposed_config
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -50,10 +50,13 @@ class TestSweep:
     def test_it_minimises_the_one_objective(self, path):
         assert load(path)["metric"]["name"] == OBJECTIVE and load(path)["metric"]["goal"] == "minimize"
 
-    def test_hyperband_leaves_room_to_stop(self, path):
+    def test_hyperband_looks_before_the_last_epoch_alone(self, path):
+        """At full budget there is nothing left to save: a run stopped there would only lose its record."""
         sweep = load(path)
         if "early_terminate" in sweep:
-            assert 1 <= sweep["early_terminate"]["min_iter"] < sweep["parameters"]["epochs"]["value"]
+            hyperband, epochs = sweep["early_terminate"], sweep["parameters"]["epochs"]["value"]
+            looks = [hyperband["max_iter"] // hyperband["eta"] ** i for i in range(1, hyperband["s"] + 1)]
+            assert hyperband["max_iter"] == epochs and looks and all(1 <= look < epochs for look in looks)
 
     def test_it_ends(self, path):
         assert load(path)["method"] == "grid" or "run_cap" in load(path)
