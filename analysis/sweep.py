@@ -21,6 +21,7 @@ from segmentation.config import OBJECTIVE
 
 LOG_FROM = 10  # a numeric hyperparameter whose values span at least this factor is drawn on a logarithmic axis
 FEW = 8  # distinct values, up to which an axis names each of them
+NEAR = 0.1  # of an axis: labels of values closer than this run into one another
 FOCUS = 3.0  # an axis shows no more than this many times the distance from the best value to the upper quartile
 
 
@@ -191,9 +192,10 @@ class Scale:
         if rank:  # a diverged run must not squeeze all others together
             self.high = min(self.high, _top(raw))
         self.whole = numeric and all(float(value).is_integer() for value in values)
-        self.named = numeric and not rank and len(self.distinct) <= FEW
         self.clipped = raw.max() > self.high
         self.places = np.clip((raw - self.low) / (self.high - self.low), 0, 1)
+        apart = np.diff(np.unique(self.places)).min(initial=1.0)
+        self.named = numeric and not rank and len(self.distinct) <= FEW and apart >= NEAR
 
     def ticks(self) -> list[tuple[float, str]]:
         """Places and their labels."""
