@@ -49,7 +49,10 @@ class Run:
 
     @classmethod
     def from_json(cls, record: dict) -> "Run":
-        return cls(**record | {"tags": tuple(record["tags"])})
+        config = dict(record["config"])
+        if "activation" in config and config["activation"] is None:  # a sweep's null; a run told so by name says `linear`
+            config["activation"] = "linear"
+        return cls(**record | {"tags": tuple(record["tags"]), "config": config})
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})" if self.name and self.name != self.id else self.id

@@ -138,3 +138,8 @@ def test_what_is_odd_about_a_run_is_told():
     assert "another project's shape" in next(foreign.oddities())
     assert "no rows" in next(run("e").oddities())
     assert not list(run("g", (0.3,)).oddities())
+
+
+def test_a_sweeps_null_and_the_word_linear_are_one_configuration():
+    named, null = (Run.from_json({"id": "r", "tags": [], "config": {"activation": value}}) for value in ("linear", None))
+    assert named.setting() == null.setting()
