@@ -9,7 +9,7 @@ from analysis_helpers import run, sweep, waist
 from click.testing import CliRunner
 
 from analysis import best_run, runs
-from analysis.records import Unavailable
+from analysis.records import Run, Unavailable
 from segmentation.config import OBJECTIVE
 
 
