@@ -128,14 +128,12 @@ def capped(store, sweep: dict) -> bool:
 def enqueue_sweep_run(_source, info, input: dict) -> dict:
     """Takes a run that `wandb sweep-scheduler` proposes; the id in the answer is the run's name.
 
-    With the run that fills run_cap the sweep is FINISHED, which is how the scheduler learns that it is done; what it
-    has enqueued is still run. ValueError for any further one.
+    With the run that fills run_cap the sweep is FINISHED, which is how the scheduler learns that it is done. The rest
+    of its batch is accepted as well, because a refusal would end it as failed; what is in the queue is still run.
     """
     store, sweep = info.context.store, row_of(info, "sweeps", input["id"])
     config = {key: value if _wrapped(value) else {"value": value} for key, value in json.loads(input["config"]).items()}
     with store.writing():
-        if capped(store, sweep):
-            raise ValueError(f"sweep {sweep['name']} has reached its run_cap")
         name = enqueue(store, sweep, config, input.get("displayName"))
         if capped(store, sweep):
             lifecycle.set_sweep_state(store, sweep["id"], "FINISHED", drain=True)

@@ -11,7 +11,7 @@ import time
 import pytest
 from loopback_helpers import ROOT, Served, wait_for
 
-from loopback import daemon, push, supervise
+from loopback import daemon, local_sweep, progress, push, supervise
 
 SKLEARN = """
 import argparse
@@ -85,9 +85,6 @@ def test_somebody_elses_smallest_project(tmp_path):
     assert "3 done of 3" in done.stderr
     again = loopback(tmp_path, "sweep", "sweep.yaml", "--print-path")
     assert (again.returncode, again.stdout.strip()) == (0, table[-1])  # nothing left to do
-    other = loopback(tmp_path, "sweep", "sweep.yaml", "--print-path", "--new", "--count", "1")
-    assert other.returncode == 0
-    assert other.stdout.strip() != table[-1]
     code = f"import wandb; print(wandb.Api().sweep({table[-1]!r}).best_run().config)"
     asked = loopback(tmp_path, "exec", "--", "python", "-c", code)
     assert asked.stdout.strip().endswith("{'c': 1}"), asked.stderr
@@ -115,6 +112,34 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, signals):
     assert "going on with" in second.stderr
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
     assert [(row[2], row[-1]) for row in rows] == [("done", "30"), ("done", "30")]  # every epoch once
+
+
+def test_a_sweep_is_known_by_its_content(tmp_path, monkeypatch):
+    made = []
+
+    def register(command, **_options):
+        made.append(command)
+        return subprocess.CompletedProcess(command, 0, "", f"Run sweep agent with: wandb agent loopback/iris/sweep{len(made)}\n")
+
+    monkeypatch.setattr(local_sweep.subprocess, "run", register)
+    state = progress.Sweep("", "RUNNING", "accuracy", True, None, [])
+    monkeypatch.setattr(local_sweep.progress, "read", lambda *_: state)
+    server = daemon.Server(tmp_path, "http://127.0.0.1:1")
+    (tmp_path / "key").write_text("k" * 40)
+    file = tmp_path / "sweep.yaml"
+
+    def found(text, fresh=False):
+        file.write_text(text)
+        return local_sweep.register(server, local_sweep.Plan(file, 1, None, None, fresh, [None]))
+
+    assert found(IRIS) == ("loopback/iris/sweep1", True)
+    assert found("# a comment\n" + IRIS) == ("loopback/iris/sweep1", False)
+    assert found(IRIS.replace("0.001", "0.002")) == ("loopback/iris/sweep2", True)
+    assert found(IRIS) == ("loopback/iris/sweep1", False)
+    assert found(IRIS, fresh=True) == ("loopback/iris/sweep3", True)
+    assert found(IRIS) == ("loopback/iris/sweep3", False)
+    state.state = "CANCELED"
+    assert found(IRIS) == ("loopback/iris/sweep4", True)
 
 
 def test_exec_passes_on_status_and_environment(tmp_path):

@@ -67,10 +67,11 @@ def test_killed_agents_and_training_processes(fragile, tmp_path):
     second = fragile.agent(path, tmp_path, poll=0.3)
 
     def training():
-        texts = (file.read_text() for file in Path(tmp_path).glob("agent-*.log"))
-        return [int(pid) for text in texts for pid in re.findall(r"process (\d+)", text)]
+        newest = max(tmp_path.glob("agent-*.log"))  # the second agent's
+        told = [int(pid) for pid in re.findall(r"process (\d+)", newest.read_text())]
+        return told and Path(f"/proc/{told[-1]}").exists() and told[-1]
 
-    (pid, *_) = wait_for(lambda: training()[1:])
+    pid = wait_for(training, every=0.1)
     os.kill(pid, signal.SIGKILL)
     assert second.wait(150) == 0
     sweep = fragile.state(path)

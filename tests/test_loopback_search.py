@@ -78,7 +78,7 @@ def start(lab, agent):
 
 
 @given(st.lists(st.tuples(STATES, LOSSES, st.none() | st.floats(-1e6, 1e6)), max_size=8), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_runs_in_memory_answer_as_whole_runs_do(runs, maximize):
     """Running totals instead of rows must not change what early termination and the Gaussian process see."""
     goal = "maximize" if maximize else "minimize"
