@@ -21,6 +21,15 @@ hypothesis.settings.register_profile("shared machine", deadline=None)  # a test'
 hypothesis.settings.load_profile("shared machine")
 
 
+LONGEST = ["test_train_sweep", "test_train", "test_models", "test_loopback_sweeps", "test_loopback_commands", "test_loopback_crash"]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker is left alone with one at the end."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session")
 def real_set() -> Path:
     """The raw Dubai set; tests that ask for it skip where it is absent."""
