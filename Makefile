@@ -41,7 +41,7 @@ report: .venv/.ready
 test: .venv/.ready
 	ruff check .
 	ruff format --check .
-	$(RUN) -m pytest -n 4 --dist loadfile  # much of the time they wait, for agents and servers
+	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder  # much of the time they wait, for agents and servers
 
 clean:
 	rm -rf .venv

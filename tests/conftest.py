@@ -21,13 +21,13 @@ hypothesis.settings.register_profile("shared machine", deadline=None)  # a test'
 hypothesis.settings.load_profile("shared machine")
 
 
-LONGEST = ["test_train_sweep", "test_train", "test_models", "test_loopback_sweeps", "test_loopback_commands", "test_loopback_crash"]
+LONGEST = ["train_sweep", "train", "models", "loopback_sweeps", "loopback_commands", "loopback_crash"]
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no worker is left alone with one at the end."""
     order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items.sort(key=lambda item: order.get(item.path.stem.removeprefix("test_"), len(order)))
 
 
 @pytest.fixture(scope="session")
