@@ -43,10 +43,10 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
     path = served.sweep(
         yaml(
             method="bayes",
-            epochs=60,
+            epochs=25,
             activations="[relu, null]",
             rates="{distribution: log_uniform_values, min: 0.0000002, max: 0.005}",
-            more="early_terminate: {type: hyperband, min_iter: 2, eta: 2}\nrun_cap: 6",
+            more="early_terminate: {type: hyperband, min_iter: 2, eta: 2}\nrun_cap: 5",
         ),
         folder,
     )
@@ -55,7 +55,7 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
 
     sweep = api.sweep(path)
     runs = {run.id: run for run in sweep.runs}
-    assert len(runs) == 6
+    assert len(runs) == 5
     statuses = {name: run.summary["status"] for name, run in runs.items()}
     assert set(statuses.values()) == {"finished", "stopped"}
     for name, run in runs.items():
@@ -64,7 +64,7 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
         losses = [row["val_loss"] for row in rows]
         assert [row[OBJECTIVE] for row in rows] == [min(losses[: i + 1]) for i in range(len(losses))]
         assert run.summary[OBJECTIVE] == rows[-1][OBJECTIVE]
-        assert (len(rows) == 60) == (statuses[name] == "finished")
+        assert (len(rows) == 25) == (statuses[name] == "finished")
         assert run.config["data"]["checksum"] and run.config["environment"]["precision"] == "float32"
         assert run.config["learning_rate"] <= 0.005 and run.config["seed"] == 0
     finished = [run for name, run in runs.items() if statuses[name] == "finished"]
@@ -91,7 +91,7 @@ def train_process(run_id: str) -> int | None:
 
 def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, place):  # noqa: F811
     folder, yaml = place
-    path = served.sweep(yaml(method="grid", epochs=40, activations="[null]", rates="{value: 0.001}", more=""), folder)
+    path = served.sweep(yaml(method="grid", epochs=20, activations="[null]", rates="{value: 0.001}", more=""), folder)
     agent = served.agent(path, folder, "--count", "1", poll=0.5)
     begun = wait_for(lambda: [run for run in served.state(path)["runs"] if (run["historyLineCount"] or 0) >= 3], 150)
     name = begun[0]["name"]
@@ -103,7 +103,7 @@ def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, plac
 
     run = api.run("/".join([*path.split("/")[:2], name]))
     rows = rows_of(run)
-    assert [row["epoch"] for row in rows] == list(range(1, 41))
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
     assert run.summary["status"] == "finished" and run.state == "finished"
     log = "".join(file.read_text() for file in folder.glob("agent-*.log"))
     assert f"run {name} preempted" in log
