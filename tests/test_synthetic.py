@@ -84,7 +84,8 @@ def test_all_classes_and_black_occur(city):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_smallest_city_can_be_split(seed):
-    by_tiles({tile: count(mask) for tile, _, mask in synthetic.draw(seed, 4, 48)})
+    split = by_tiles({tile: count(mask) for tile, _, mask in synthetic.draw(seed, 4, 48)})
+    assert set(split.values()) == {"train", "val", "test"}
 
 
 def test_the_seed_alone_decides(city, tmp_path):
