@@ -43,19 +43,19 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
     path = served.sweep(
         yaml(
             method="bayes",
-            epochs=25,
+            epochs=60,
             activations="[relu, null]",
             rates="{distribution: log_uniform_values, min: 0.0000002, max: 0.005}",
-            more="early_terminate: {type: hyperband, min_iter: 2, eta: 2}\nrun_cap: 5",
+            more="early_terminate: {type: hyperband, min_iter: 2, eta: 2}\nrun_cap: 6",
         ),
         folder,
     )
     agents = [served.agent(path, folder, poll=0.5) for _ in range(2)]
-    assert [agent.wait(400) for agent in agents] == [0, 0]
+    assert [agent.wait(800) for agent in agents] == [0, 0]
 
     sweep = api.sweep(path)
     runs = {run.id: run for run in sweep.runs}
-    assert len(runs) == 5
+    assert len(runs) == 6
     statuses = {name: run.summary["status"] for name, run in runs.items()}
     assert set(statuses.values()) == {"finished", "stopped"}
     for name, run in runs.items():
@@ -64,7 +64,7 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
         losses = [row["val_loss"] for row in rows]
         assert [row[OBJECTIVE] for row in rows] == [min(losses[: i + 1]) for i in range(len(losses))]
         assert run.summary[OBJECTIVE] == rows[-1][OBJECTIVE]
-        assert (len(rows) == 25) == (statuses[name] == "finished")
+        assert (len(rows) == 60) == (statuses[name] == "finished")
         assert run.config["data"]["checksum"] and run.config["environment"]["precision"] == "float32"
         assert run.config["learning_rate"] <= 0.005 and run.config["seed"] == 0
     finished = [run for name, run in runs.items() if statuses[name] == "finished"]
