@@ -14,6 +14,9 @@ OBJECTIVE = "best_val_loss"
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
 """The published setting that every search has to beat; a run is a baseline when it holds these values."""
 
+WORST = {"dice_focal": 1.671587, "dice_focal_published": 1.671587, "cross_entropy": 16.118095}
+"""The largest value of each loss, cut to six decimals: the objective of a run that diverged or ran out of memory."""
+
 UNET_MULTIPLE = 16  # the published U-Net halves four times
 BACKBONE_MULTIPLES = {"unet": 32, "fpn": 32, "linknet": 32, "pspnet": 48}  # what segmentation-models' shapes need
 

@@ -13,7 +13,7 @@ TIERS = [
     ["config", "labels", "ending"],
     ["options", "tiling", "splits", "prepared", "augmentation", "metrics", "sources"],
     ["prepare", "synthetic", "datasets", "models", "losses", "callbacks"],
-    ["tracking", "record", "search"],
+    ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],
 ]
 ORDER = {name: (tier, place) for tier, names in enumerate(TIERS) for place, name in enumerate(names)}
 HEAVY = {"keras", "tensorflow", "segmentation_models"}

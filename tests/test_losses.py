@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
+from segmentation.config import WORST
 from segmentation.labels import IGNORE, NUM_CLASSES
 from segmentation.losses import LOSSES, SplitSums, unpack
 
@@ -103,3 +104,9 @@ def test_sums_agree_with_keras_and_scikit_learn(random):
         keras_metric.update_state(one_hot(masks[seen]), probabilities[seen])
     assert confident_hits / confident == pytest.approx(float(precision.result()), rel=1e-6)
     assert confident_hits / confusion.sum() == pytest.approx(float(recall.result()), rel=1e-6)
+
+
+def test_the_worst_losses_that_searches_know_are_these():
+    assert WORST.keys() == LOSSES.keys()
+    for name, worst in WORST.items():
+        assert LOSSES[name].worst - 1e-5 < worst <= LOSSES[name].worst
