@@ -8,6 +8,7 @@ import pytest
 import yaml
 from sweeps import schema_violations_from_proposed_config
 
+from segmentation import search
 from segmentation.config import BASELINE, OBJECTIVE, Config
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
@@ -41,6 +42,8 @@ class TestSweep:
 
     def test_every_value_builds_a_config(self, path):
         for name, parameter in load(path)["parameters"].items():
+            if name == search.SETTINGS:
+                continue  # for the search, never sent to a run
             for value in values_of(parameter):
                 config = Config.from_mapping({name: value})
                 assert name == "configuration" or getattr(config, name) == ("linear" if value is None else value)
@@ -58,6 +61,15 @@ class TestSweep:
             hyperband, epochs = sweep["early_terminate"], sweep["parameters"]["epochs"]["value"]
             looks = [hyperband["max_iter"] // hyperband["eta"] ** i for i in range(1, hyperband["s"] + 1)]
             assert hyperband["max_iter"] == epochs and looks and all(1 <= look < epochs for look in looks)
+
+    def test_a_scheduler_finds_its_search_and_stops_runs_itself(self, path):
+        sweep = load(path)
+        assert ("scheduler" in sweep) == (sweep["method"] == "custom")
+        if "scheduler" in sweep:
+            assert "early_terminate" not in sweep  # W&B refuses both at once
+            assert sweep["scheduler"]["engine"] == "optuna" and sweep["scheduler"]["source"] == "segmentation/search.py"
+            assert callable(getattr(search, sweep["scheduler"]["optimizer"]))
+            assert callable(getattr(search, sweep["scheduler"]["search_space"]))
 
     def test_it_ends(self, path):
         assert load(path)["method"] == "grid" or "run_cap" in load(path)

@@ -1,0 +1,132 @@
+"""Every search as a real sweep: the unmodified scheduler and two agents against our server, the runs made of a few lines."""
+
+import collections
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from loopback_helpers import ROOT, served, wait_for  # noqa: F401  a fixture
+
+from segmentation.config import OBJECTIVE
+from segmentation.halving import brackets
+
+TRAIN = """
+import math, signal, sys, time
+import wandb
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+with wandb.init() as run:
+    best, config = math.inf, run.config
+    for epoch in range(1, config["epochs"] + 1):
+        time.sleep(0.15)
+        best = min(best, 0.3 + 0.1 * abs(math.log10(config["learning_rate"]) + 2.5) + 0.5 / epoch)
+        run.log({"epoch": epoch, "best_val_loss": best}, step=epoch)
+"""
+SHRUNK = {  # search -> (largest budget in epochs, runs)
+    "tpe": (2, 4),
+    "tpe_halving": (9, 4),
+    "hyperband": (3, 6),
+    "bohb": (3, 6),
+    "multifidelity": (9, 6),
+}
+
+
+class Sweep:
+    """A sweep of sweeps/ with few runs of few epochs, its scheduler and its two agents."""
+
+    def __init__(self, served, folder, name):  # noqa: F811
+        self.served, self.folder, self.schedulers = served, folder, 0
+        epochs, runs = SHRUNK[name]
+        text = (ROOT / "sweeps" / f"{name}.yaml").read_text().replace("train.py", "tiny.py")
+        config = yaml.safe_load(text) | {"run_cap": runs}
+        config["parameters"]["epochs"] = {"value": epochs}
+        folder.mkdir()
+        (folder / "tiny.py").write_text(TRAIN)
+        shutil.copytree(ROOT / "segmentation", folder / "segmentation", ignore=shutil.ignore_patterns("__pycache__"))
+        self.path = served.sweep(yaml.safe_dump(config), folder)
+        self.start_scheduler()
+        self.agents = [served.agent(self.path, folder, poll=0.5) for _ in range(2)]
+
+    def start_scheduler(self) -> None:
+        """As a user does: from the project's folder, which is on nobody's path."""
+        self.schedulers += 1
+        log = (self.folder / f"scheduler-{self.schedulers}.log").open("w")
+        command = ["wandb", "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", self.path]
+        environment = self.served.environment(PYTHONPATH="")
+        self.scheduler = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+
+    def log(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
+
+    def wait(self) -> dict:
+        """The state of the sweep once it is over."""
+        assert [agent.wait(240) for agent in self.agents] == [0, 0], self.log()
+        assert self.scheduler.wait(60) == 0, self.log()
+        return self.served.state(self.path)
+
+    def kill(self) -> None:
+        for process in [self.scheduler, *self.agents]:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def ended(served, tmp_path_factory):  # noqa: F811
+    """name -> (state of the sweep, configurations); all at once, and our own loses its scheduler in the middle."""
+    folder = tmp_path_factory.mktemp("searches")
+    sweeps = {name: Sweep(served, folder / name, name) for name in SHRUNK}
+    try:
+        ours = sweeps["multifidelity"]
+        wait_for(lambda: any(run["state"] == "running" for run in served.state(ours.path)["runs"]), 120)
+        ours.scheduler.kill()
+        ours.scheduler.wait()
+        ours.start_scheduler()
+        yield {name: (sweep.wait(), sweep) for name, sweep in sweeps.items()}
+    finally:
+        for sweep in sweeps.values():
+            sweep.kill()
+
+
+def config_of(run: dict) -> dict:
+    import json
+
+    return {name: cell["value"] for name, cell in json.loads(run["config"]).items() if name != "_wandb"}
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_it_runs_as_a_real_sweep(ended, name):
+    state, sweep = ended[name]
+    assert state["state"] == "FINISHED" and len(state["runs"]) == SHRUNK[name][1]
+    assert {run["state"] for run in state["runs"]} <= {"finished", "killed"}, sweep.log()
+    assert all(OBJECTIVE in run["summaryMetrics"] for run in state["runs"])
+    asked = [tuple(sorted((k, str(v)) for k, v in config_of(run).items())) for run in state["runs"]]
+    assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize("name", ["hyperband", "bohb"])
+def test_runs_train_the_budgets_of_their_brackets(ended, name):
+    runs = ended[name][0]["runs"]
+    planned = collections.Counter()
+    for stages in brackets(SHRUNK[name][0]):
+        planned.update({epochs: count for count, epochs in stages})
+    assert collections.Counter(config_of(run)["epochs"] for run in runs) == planned
+    assert all(run["historyLineCount"] == config_of(run)["epochs"] for run in runs)
+    rate = {epochs: {config_of(r)["learning_rate"] for r in runs if config_of(r)["epochs"] == epochs} for epochs in (1, 3)}
+    assert len(rate[1] & rate[3]) == 1  # the one that was promoted
+
+
+def test_a_killed_scheduler_goes_on_without_losing_or_doubling_a_run(ended):
+    state, sweep = ended["multifidelity"]
+    assert sweep.schedulers == 2 and len(state["runs"]) == SHRUNK["multifidelity"][1]
+    second = (sweep.folder / "scheduler-2.log").read_text()
+    assert "loaded as" in second and "rejected" not in second and "failed to record" not in second, second
+
+
+def test_the_scheduler_finds_the_package_from_its_folder_alone(tmp_path):
+    """W&B loads the source by its path, from a console script whose path holds no project."""
+    code = (
+        "from wandb.sdk.sweeps.scheduler.client import load_source_object as load;"
+        f"print(load({str(ROOT / 'segmentation' / 'search.py')!r}, 'tpe'))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True).returncode == 0
