@@ -1,0 +1,115 @@
+"""Tasks whose learning curves are known beforehand: a family of made-up ones with the shapes of real ones.
+
+A task holds the truth; an engine never sees the task, only its space and the values that the clock has reached.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+FULL = 27  # epochs
+WORST = 1.671587  # what a run that diverges reports: the largest value of the loss (segmentation.config.WORST)
+ACTIVATIONS = ("relu", "tanh", "swish", None)
+SPACE = {  # as in the sweeps' YAML
+    "batch_size": {"distribution": "q_log_uniform_values", "min": 1, "max": 32, "q": 1},
+    "learning_rate": {"distribution": "log_uniform_values", "min": 0.0001, "max": 0.1},
+    "activation": {"values": list(ACTIVATIONS)},
+    "epochs": {"value": FULL},
+}
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """One task of the family; `seed` draws its shape.
+
+    With u the distance of the learning rate from its best, in decades: the final loss grows with u^2 and with the distance from
+    the best batch size; the time constant falls with u (a large step is fast and ends badly, a small one slow and well); a
+    run whose u exceeds a margin diverges within four epochs; small batches overfit late. The best learning rate moves
+    with the batch size and differs between activations.
+    """
+
+    seed: int
+
+    @cached_property
+    def shape(self) -> dict[str, Any]:
+        """The drawn constants. Losses are dimensionless, rates in decades, batch sizes in octaves, times in epochs."""
+        r = np.random.default_rng([20_181, self.seed])
+        return {
+            "floor": r.uniform(0.25, 0.5),  # the best final loss
+            "start": r.uniform(1.0, 1.3),  # the loss before any training
+            "rate": r.uniform(-3.2, -2.0),  # best log10 learning rate at the middle batch size
+            "tilt": r.uniform(0.05, 0.25),  # decades an octave of batch size
+            "curvature": r.uniform(0.6, 1.6),  # relative loss a squared decade
+            "octave": r.uniform(1.0, 4.0),  # best log2 batch size
+            "batch": r.uniform(0.01, 0.05),  # relative loss a squared octave
+            "margin": r.uniform(0.5, 1.0),  # decades above the best rate where runs diverge
+            "tau": r.uniform(1.5, 5.0),
+            "power": r.uniform(1.0, 1.8),
+            "hurry": r.uniform(0.3, 0.7),  # decades of time constant a decade of learning rate
+            "overfit": r.uniform(0.0, 0.3),
+            "quality": dict(zip(ACTIVATIONS, r.permutation([0.0, 0.05, 0.12, 0.4]) * r.uniform(0.6, 1.4), strict=True)),
+            "shift": dict(zip(ACTIVATIONS, r.normal(0, 0.25, 4), strict=True)),
+            "noise_epoch": r.uniform(0.005, 0.02),
+            "noise_repeat": r.uniform(0.003, 0.01),
+        }
+
+    def losses(self, params: Mapping[str, Any]) -> np.ndarray:
+        """(FULL,) noise-free validation losses, one an epoch; NaN from the epoch in which the run diverges."""
+        c, octave = self.shape, math.log2(params["batch_size"])
+        best = c["rate"] + c["tilt"] * (octave - 2.5) + c["shift"][params["activation"]]
+        u = math.log10(params["learning_rate"]) - best
+        epoch = np.arange(1, FULL + 1)
+        final = c["floor"] * (
+            1 + c["quality"][params["activation"]] + c["curvature"] * u**2 + c["batch"] * (octave - c["octave"]) ** 2
+        )
+        tau = c["tau"] * 10 ** (-c["hurry"] * u + 0.06 * (octave - 2.5))
+        loss = final + (max(c["start"] - final, 0.02)) * (1 + epoch / tau) ** -c["power"]
+        loss = loss + c["floor"] * c["overfit"] * np.maximum(epoch - 8 - 2 * octave, 0) / FULL
+        if u > c["margin"]:
+            loss[max(0, 3 - int(6 * (u - c["margin"]))) :] = np.nan
+        return loss
+
+    def truth(self, params: Mapping[str, Any]) -> np.ndarray:
+        """(FULL,) lowest noise-free loss up to each epoch, WORST for ever for a run that diverges."""
+        losses = self.losses(params)
+        return np.full(FULL, WORST) if np.isnan(losses).any() else np.minimum.accumulate(losses)
+
+    def run(self, params: Mapping[str, Any], repeat: int) -> tuple[np.ndarray, bool]:
+        """(what a run reports after each epoch, whether it diverges in the last of them); `repeat` draws its noise."""
+        r, c = np.random.default_rng([20_182, self.seed, repeat]), self.shape
+        losses = self.losses(params)
+        noisy = losses * np.exp(r.normal(0, c["noise_repeat"]) + r.normal(0, c["noise_epoch"], FULL))
+        if not np.isnan(losses).any():
+            return np.minimum.accumulate(noisy), False
+        lives = int(np.isnan(losses).argmax())
+        return np.append(np.minimum.accumulate(noisy[:lives]), WORST), True
+
+    def seconds(self, params: Mapping[str, Any]) -> float:
+        """What an epoch lasts: small batches keep a GPU waiting."""
+        return 1.0 + 4.0 / params["batch_size"]
+
+    @cached_property
+    def grid(self) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """(configuration, truth) all over the space, from which the optimum is read."""
+        rates = np.logspace(-4, -1, 61)
+        configurations = [
+            {"batch_size": batch, "learning_rate": float(rate), "activation": activation}
+            for batch in (1, 2, 3, 4, 6, 8, 11, 16, 23, 32)
+            for rate in rates
+            for activation in ACTIVATIONS
+        ]
+        return [(params, self.truth(params)) for params in configurations]
+
+    @cached_property
+    def optimum(self) -> float:
+        """The lowest loss that the space holds at full budget."""
+        return min(float(truth[-1]) for _, truth in self.grid)
+
+    def oracle(self, within: float) -> int:
+        """The fewest epochs in which one run gets so near the optimum, as a share of it."""
+        reached = np.min([truth for _, truth in self.grid], axis=0) <= self.optimum * (1 + within)
+        return int(reached.argmax()) + 1
