@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.replay.tasks import WORST
+from benchmarks.replay.tasks import WORST, Task
 
 
 class Engine(Protocol):
@@ -57,7 +57,7 @@ class _Run:
     done: int = 0
 
 
-def replay(engine: Engine, task, agents: int = 4, budget: int = 1944) -> Trace:
+def replay(engine: Engine, task: Task, agents: int = 4, budget: int = 1944) -> Trace:
     """Runs the search until the agents have spent `budget` epochs together."""
     trace, best, queue = Trace(), WORST, []
 
