@@ -1,80 +1,78 @@
-"""python -m benchmarks.replay: searches compared on replayed learning curves, as a table.
+"""python -m benchmarks.replay: searches compared on replayed learning curves, as a table, a CSV file and a figure.
 
-python -m benchmarks.replay --seeds 0:6 --only "ours multifidelity" --only "wandb bayes + hyperband"
+python -m benchmarks.replay --seeds 0:24 --jobs 2
+python -m benchmarks.replay --seeds 0:6 --task synthetic --only "ours multifidelity" --only "wandb bayes + hyperband"
+
+Each replay is one line of OUT/replays.jsonl, and a replay that is there is not made again: the command goes on where it was
+ended, and what is asked for later joins the same table. After a change of an engine or of the curves, delete its lines.
 """
 
-import math
-import statistics
-from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import click
-import numpy as np
-from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
-from benchmarks.replay.clock import replay
+from benchmarks.replay import lines, report
 from benchmarks.replay.engines import ENGINES
-from benchmarks.replay.tasks import Synthetic
-
-WITHIN = (0.05, 0.02)
-CHECKPOINTS = (486, 1944)
-
-
-def measure(name: str, seed: int, agents: int, budget: int) -> dict[str, float]:
-    """One engine on one task; epochs that were not enough count as the budget."""
-    task = Synthetic(seed)
-    trace = replay(ENGINES[name](seed), task, agents, budget)
-    row = {}
-    for within in WITHIN:
-        reached = trace.until(task.optimum * (1 + within))
-        row |= {f"epochs {within:g}": reached or budget, f"there {within:g}": reached is not None}
-    row |= {f"regret {epochs}": trace.at(min(epochs, budget)) / task.optimum - 1 for epochs in CHECKPOINTS}
-    return row | {"milliseconds": 1000 * float(np.mean(trace.asked)), "oracle": task.oracle(WITHIN[0]), "runs": len(trace.runs)}
+from benchmarks.replay.lines import Key
+from benchmarks.replay.measure import measure, workers
+from benchmarks.replay.tasks import TASKS
 
 
-def line(name: str, rows: list[dict[str, float]]) -> str:
-    """One row of the Markdown table."""
-    near, nearer = ([row[f"epochs {within:g}"] for row in rows] for within in WITHIN)
-    low, middle, high = np.percentile(near, [25, 50, 75])
-    cells = [
-        name,
-        f"{statistics.geometric_mean(near):.0f}",
-        f"{middle:.0f} ({low:.0f} to {high:.0f})",
-        f"{np.mean([row[f'there {WITHIN[0]:g}'] for row in rows]):.0%}",
-        f"{statistics.geometric_mean(nearer):.0f}",
-        *(f"{100 * np.median([row[f'regret {epochs}'] for row in rows]):.2f} %" for epochs in CHECKPOINTS),
-        f"{math.exp(np.mean([math.log(row[f'epochs {WITHIN[0]:g}'] / row['oracle']) for row in rows])):.1f}",
-        f"{np.mean([row['milliseconds'] for row in rows]):.0f}",
-    ]
-    return "| " + " | ".join(cells) + " |"
+def complain(failed: dict[Key, Exception], file: Path) -> None:
+    """Name each engine that failed, its first error, and the way out."""
+    engines = {}
+    for key, error in sorted(failed.items(), key=lambda item: item[0]):
+        engines.setdefault((key.task, key.engine), []).append((key, error))
+    for (task, engine), errors in engines.items():
+        key, error = errors[0]
+        more = f" (and {len(errors) - 1} more seeds)" if len(errors) > 1 else ""
+        click.echo(f"{engine} failed on {task}, seed {key.seed}{more}: {type(error).__name__}: {error}", err=True)
+        click.echo(f'  alone: --task {task} --seeds {key.seed}:{key.seed + 1} --only "{engine}"', err=True)
+    click.echo(
+        f"The other replays are in {file} and are not made again: mend what is named above and repeat the command, "
+        "or leave the engine out by naming the others with --only.",
+        err=True,
+    )
 
 
-HEAD = [
-    "engine",
-    "epochs to 5 %",
-    "median (quartiles)",
-    "got there",
-    "epochs to 2 %",
-    "regret at 486",
-    "at 1944",
-    "x oracle",
-    "ms",
-]
+def _range(context: click.Context, option: click.Parameter, text: str) -> range:
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise click.BadParameter(f"{text} is not FROM:TO, for example 0:24 for 24 seeds")
+    return range(int(first), int(last))
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--seeds", default="0:6", help="Tasks, FROM:TO.")
+@click.option("--seeds", default="0:24", callback=_range, help="FROM:TO, without TO.")
+@click.option("--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), help="A task; again for more. All without it.")
 @click.option("--only", multiple=True, type=click.Choice(sorted(ENGINES)), help="An engine; again for more. All without it.")
-@click.option("--agents", default=4, help="Agents at a time.")
-@click.option("--budget", default=1944, help="Epochs of all agents together.")
-@click.option("--jobs", default=1, help="Processes.")
-def main(seeds: str, only: tuple[str, ...], agents: int, budget: int, jobs: int) -> None:
-    """Compare searches on the made-up tasks. Columns of epochs are geometric means over the seeds, regrets medians."""
-    numbers = range(*map(int, seeds.split(":")))
-    click.echo("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
-    with ProcessPoolExecutor(jobs, initializer=threadpool_limits, initargs=(1,)) as pool:
-        for name in only or ENGINES:
-            pending = [pool.submit(measure, name, seed, agents, budget) for seed in numbers]
-            click.echo(line(name, [one.result() for one in pending]))
+@click.option("--agents", default=4, type=click.IntRange(1), help="Agents at a time.")
+@click.option("--budget", default=1944, type=click.IntRange(1), help="Epochs of all agents together.")
+@click.option("--jobs", default=1, type=click.IntRange(1), help="Processes.")
+@click.option("--out", default="results/replay", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
+def main(seeds: range, tasks: tuple[str, ...], only: tuple[str, ...], agents: int, budget: int, jobs: int, out: Path) -> None:
+    """Compare searches: replay what OUT/replays.jsonl lacks, and write a table, a CSV file and a figure of all that it holds."""
+    for task in tasks or TASKS:
+        try:
+            TASKS[task](0).optimum  # noqa: B018  a task that lacks its file says so before any work is done
+        except (FileNotFoundError, ValueError) as error:
+            raise click.ClickException(f"task {task}: {error}; others go without it: --task NAME") from error
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "replays.jsonl"
+    there = lines.read(file)
+    asked = [Key(task, seed, name, agents, budget) for seed in seeds for task in tasks or TASKS for name in only or ENGINES]
+    missing, failed = [key for key in asked if key not in there], {}
+    with workers(jobs) as pool, tqdm(total=len(missing), unit="replay", dynamic_ncols=True) as bar:
+        for key, error in lines.make(missing, file, pool, measure):
+            if error:
+                failed[key] = error
+            bar.update()
+    written = report.write(list(lines.read(file).values()), out)
+    click.echo("\n".join(map(str, written)))
+    if failed:
+        complain(failed, file)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
