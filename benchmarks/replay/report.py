@@ -147,13 +147,13 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
         epochs = engines[name][0]["curve"]["epochs"]
         regrets = np.maximum(100 * np.array([row["curve"]["regret"] for row in engines[name]]), FLOOR)
         low, middle, high = np.percentile(regrets, [25, 50, 75], axis=0)
-        axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0)
-        axes.plot(epochs, middle, color=look["color"], linestyle=look["linestyle"])
-        ends.append((look["color"], middle[-1]))
+        axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0, step="post")
+        axes.plot(epochs, middle, color=look["color"], linestyle=look["linestyle"], drawstyle="steps-post")
+        ends.append((look["color"], middle[-1], np.log10(middle).mean()))
     axes.set(xscale="log", yscale="log", xlim=(1, setting.budget), title=str(setting), ylabel="regret (%)")
     low, high = np.log10(axes.get_ylim())
-    places = apart([np.log10(end) for _, end in ends], 0.075 * (high - low))
-    for name, (color, end), place in zip(names, ends, places, strict=True):
+    places = apart([np.log10(end) + 1e-6 * mean for _, end, mean in ends], 0.075 * (high - low))  # ties in the order of curves
+    for name, (color, end, _), place in zip(names, ends, places, strict=True):
         axes.annotate(
             name,
             (1, end),
@@ -163,11 +163,12 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
             fontsize=8.5,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0},
         )
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_formatter(plain)
-    axes.yaxis.set_major_formatter(plain)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: "\N{LESS-THAN OR EQUAL TO} " * bool(value <= FLOOR) + f"{value:g}")
+    )
 
 
 def save_figure(lines: list[Line], file: Path) -> Path:
