@@ -44,11 +44,8 @@ def make(keys: list[Key], file: Path, pool: Executor, measure: Callable[..., Lin
     with file.open("a") as out:
         out.write("\n" * torn)
         pending = {pool.submit(measure, *key): key for key in keys}
-        try:
-            for future in as_completed(pending):
-                if not future.exception():
-                    out.write(json.dumps(future.result()) + "\n")
-                    out.flush()
-                yield pending[future], future.exception()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(pending):
+            if not future.exception():
+                out.write(json.dumps(future.result()) + "\n")
+                out.flush()
+            yield pending[future], future.exception()

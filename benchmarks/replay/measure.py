@@ -1,9 +1,12 @@
 """One replay measured: what a process of the comparison does."""
 
 import importlib.metadata
+import multiprocessing
 import os
+import threading
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import contextmanager
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -57,6 +60,21 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
-def workers(jobs: int) -> Executor:
-    """Processes of one thread each."""
-    return ProcessPoolExecutor(jobs, get_context("spawn"), one_thread)
+def _end_with_the_command() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _begin() -> None:
+    one_thread()
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Executor]:
+    """Processes of one thread each, which end when the command is killed; what waits for one at the end is given up."""
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
