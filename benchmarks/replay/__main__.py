@@ -6,13 +6,15 @@ python -m benchmarks.replay --seeds 0:6 --only "ours multifidelity" --only "wand
 import math
 import statistics
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 
 import click
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.replay import peers
 from benchmarks.replay.clock import replay
-from benchmarks.replay.engines import ENGINES
+from benchmarks.replay.engines import ENGINES, PEERS
 from benchmarks.replay.tasks import Synthetic
 
 WITHIN = (0.05, 0.02)
@@ -22,7 +24,10 @@ CHECKPOINTS = (486, 1944)
 def measure(name: str, seed: int, agents: int, budget: int) -> dict[str, float]:
     """One engine on one task; epochs that were not enough count as the budget."""
     task = Synthetic(seed)
-    trace = replay(ENGINES[name](seed), task, agents, budget)
+    engine = ENGINES[name](seed)
+    with ExitStack() as stack:
+        stack.callback(getattr(engine, "close", lambda: None))
+        trace = replay(engine, task, agents, budget)
     row = {}
     for within in WITHIN:
         reached = trace.until(task.optimum * (1 + within))
@@ -63,16 +68,24 @@ HEAD = [
 
 @click.command(context_settings={"show_default": True})
 @click.option("--seeds", default="0:6", help="Tasks, FROM:TO.")
-@click.option("--only", multiple=True, type=click.Choice(sorted(ENGINES)), help="An engine; again for more. All without it.")
+@click.option("--only", multiple=True, type=click.Choice(sorted(ENGINES)), help="An engine; again for more. Without it, all.")
 @click.option("--agents", default=4, help="Agents at a time.")
 @click.option("--budget", default=1944, help="Epochs of all agents together.")
 @click.option("--jobs", default=1, help="Processes.")
 def main(seeds: str, only: tuple[str, ...], agents: int, budget: int, jobs: int) -> None:
     """Compare searches on the made-up tasks. Columns of epochs are geometric means over the seeds, regrets medians."""
     numbers = range(*map(int, seeds.split(":")))
+    missing = [name for name in only or ENGINES if name in PEERS and not peers.is_ready(PEERS[name][0])]
+    if missing:
+        say = (
+            f"not installed: {', '.join(missing)}. To install: {peers.INSTALL} {' '.join(sorted({PEERS[n][0] for n in missing}))}"
+        )
+        if only:
+            raise click.ClickException(say)
+        click.echo(say, err=True)
     click.echo("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     with ProcessPoolExecutor(jobs, initializer=threadpool_limits, initargs=(1,)) as pool:
-        for name in only or ENGINES:
+        for name in (name for name in only or ENGINES if name not in missing):
             pending = [pool.submit(measure, name, seed, agents, budget) for seed in numbers]
             click.echo(line(name, [one.result() for one in pending]))
 
