@@ -8,8 +8,10 @@ import smac
 from protocol import AtEnd, Dimension, main
 from smac.runhistory import TrialValue
 
-TRIALS = 1000  # SMAC wants to know how many trials there will be; it ends the search and bounds the initial design by it
-FACADES = {"multifidelity": smac.MultiFidelityFacade, "hpo": smac.HyperparameterOptimizationFacade}
+FACADES = {  # and how many trials SMAC is told of, by which it bounds its initial design: about those of the longest replay
+    "multifidelity": (smac.MultiFidelityFacade, 300),
+    "hpo": (smac.HyperparameterOptimizationFacade, 72),
+}
 
 
 def hyperparameter(name: str, one: Dimension):
@@ -26,10 +28,11 @@ class Smac(AtEnd):
         super().__init__(space, full)
         configurations = ConfigSpace.ConfigurationSpace(seed=seed)
         configurations.add([hyperparameter(name, one) for name, one in self.dimensions.items()])
+        facade, trials = FACADES[variant]
         budgets = {"min_budget": 1, "max_budget": full} if variant == "multifidelity" else {}
         scenario = smac.Scenario(
             configurations,
-            n_trials=TRIALS,
+            n_trials=trials,
             deterministic=True,
             seed=seed,
             output_directory=tempfile.mkdtemp(prefix="smac-"),
@@ -39,7 +42,7 @@ class Smac(AtEnd):
         def unused(config: ConfigSpace.Configuration, seed: int = 0, budget: float = 0) -> float:
             raise RuntimeError("the runs are ours")
 
-        self.facade = FACADES[variant](scenario, unused, overwrite=True, logging_level=50)
+        self.facade = facade(scenario, unused, overwrite=True, logging_level=50)
 
     def propose(self):
         """What the facade asks for."""
