@@ -1,6 +1,7 @@
 """python -m benchmarks.replay: searches compared on replayed learning curves, as a table.
 
 python -m benchmarks.replay --seeds 0:6 --only "ours multifidelity" --only "wandb bayes + hyperband"
+python -m benchmarks.replay.peers                   the searches of other packages, installed for it to run too
 """
 
 import math

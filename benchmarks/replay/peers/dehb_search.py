@@ -20,6 +20,7 @@ class Dehb(AtEnd):
 
     def __init__(self, space: dict, seed: int, full: int):
         super().__init__(space, full)
+        self.folder = tempfile.TemporaryDirectory(prefix="dehb-")
         np.random.seed(seed)
         configurations = ConfigSpace.ConfigurationSpace(seed=seed)
         configurations.add([hyperparameter(name, one) for name, one in self.dimensions.items()])
@@ -31,7 +32,7 @@ class Dehb(AtEnd):
             seed=seed,
             n_workers=1,  # of its own: those that ask are not counted
             save_freq="end",
-            output_path=tempfile.mkdtemp(prefix="dehb-"),
+            output_path=self.folder.name,
             log_level="ERROR",
         )
 

@@ -26,6 +26,7 @@ class Smac(AtEnd):
 
     def __init__(self, space: dict, seed: int, full: int, variant: str):
         super().__init__(space, full)
+        self.folder = tempfile.TemporaryDirectory(prefix="smac-")
         configurations = ConfigSpace.ConfigurationSpace(seed=seed)
         configurations.add([hyperparameter(name, one) for name, one in self.dimensions.items()])
         facade, trials = FACADES[variant]
@@ -35,7 +36,7 @@ class Smac(AtEnd):
             n_trials=trials,
             deterministic=True,
             seed=seed,
-            output_directory=tempfile.mkdtemp(prefix="smac-"),
+            output_directory=self.folder.name,
             **budgets,
         )
 
