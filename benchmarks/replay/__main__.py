@@ -1,5 +1,6 @@
 """python -m benchmarks.replay: searches compared on replayed learning curves, as a table, a CSV file and a figure.
 
+python -m benchmarks.replay.peers                    the searches of other packages, installed for it to run too
 python -m benchmarks.replay --seeds 0:24 --jobs 2
 python -m benchmarks.replay --seeds 0:6 --task synthetic --only "ours multifidelity" --only "wandb bayes + hyperband"
 
@@ -12,8 +13,8 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from benchmarks.replay import lines, report
-from benchmarks.replay.engines import ENGINES
+from benchmarks.replay import lines, peers, report
+from benchmarks.replay.engines import ENGINES, PEERS
 from benchmarks.replay.lines import Key
 from benchmarks.replay.measure import measure, workers
 from benchmarks.replay.tasks import TASKS
@@ -34,6 +35,18 @@ def complain(failed: dict[Key, Exception], file: Path) -> None:
         "or leave the engine out by naming the others with --only.",
         err=True,
     )
+
+
+def installed(only: tuple[str, ...]) -> list[str]:
+    """The engines to compare; those that need another environment, which is not there, are named and left out, or refused."""
+    absent = [name for name in only or ENGINES if name in PEERS and not peers.is_ready(PEERS[name][0])]
+    if absent:
+        needed = " ".join(sorted({PEERS[name][0] for name in absent}))
+        say = f"not installed: {', '.join(absent)}. To install: {peers.INSTALL} {needed}"
+        if only:
+            raise click.ClickException(say)
+        click.echo(say, err=True)
+    return [name for name in only or ENGINES if name not in absent]
 
 
 def _range(context: click.Context, option: click.Parameter, text: str) -> range:
@@ -58,10 +71,11 @@ def main(seeds: range, tasks: tuple[str, ...], only: tuple[str, ...], agents: in
             TASKS[task](0).optimum  # noqa: B018  a task that lacks its file says so before any work is done
         except (FileNotFoundError, ValueError) as error:
             raise click.ClickException(f"task {task}: {error}; others go without it: --task NAME") from error
+    engines = installed(only)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "replays.jsonl"
     there = lines.read(file)
-    asked = [Key(task, seed, name, agents, budget) for seed in seeds for task in tasks or TASKS for name in only or ENGINES]
+    asked = [Key(task, seed, name, agents, budget) for seed in seeds for task in tasks or TASKS for name in engines]
     missing, failed = [key for key in asked if key not in there], {}
     with workers(jobs) as pool, tqdm(total=len(missing), unit="replay", dynamic_ncols=True) as bar:
         for key, error in lines.make(missing, file, pool, measure):

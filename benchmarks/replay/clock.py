@@ -5,6 +5,8 @@ An engine is anything with these three methods. It hears of an epoch when the cl
     ask() -> (key, params, epochs)        the next run: a name for it, its hyperparameters, and its budget
     report(key, epoch, value) -> bool     one more epoch of a run; True stops the run here
     ended(key, status)                    a run's end: finished, stopped or diverged
+
+One that holds a process has close() too, for whoever made it to call.
 """
 
 import heapq

@@ -1,6 +1,8 @@
 """Searches as engines of the replay clock: ours, W&B's `sweeps`, Optuna's own, and any in another process."""
 
+import contextlib
 import json
+import os
 import random
 import subprocess
 import warnings
@@ -10,10 +12,17 @@ from typing import Any
 
 import optuna
 
+from benchmarks.replay import peers
 from benchmarks.replay.tasks import FULL, SPACE
 from segmentation import search
 
 OBJECTIVE = "best_val_loss"
+ENVIRONMENT = {  # of another process: it repeats exactly, and its matrices are too small for threads
+    "PYTHONHASHSEED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Valid config keys have changed in V2")
@@ -97,15 +106,24 @@ class ProcessEngine:
     """
 
     def __init__(self, command: list[str], seed: int):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._say({"space": SPACE, "seed": seed, "full": FULL})
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+        )
+        try:
+            self._say({"space": SPACE, "seed": seed, "full": FULL})
+        except BaseException:
+            self.close()
+            raise
 
     def _say(self, message: dict) -> dict:
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
+            raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
         return json.loads(line)
 
     def ask(self):
@@ -119,25 +137,20 @@ class ProcessEngine:
         self._say({"ended": key, "status": status})
 
     def close(self) -> None:
-        """Ends the process."""
-        self.process.stdin.close()
-        self.process.wait(30)
+        """Ends the process, by force if it does not end by itself."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
 
 
-def serve(make: Callable[[dict, int, int], Any], lines, write: Callable[[str], None]) -> None:
-    """The other side of `ProcessEngine`: `make(space, seed, full)` gives the engine; `lines` come in, `write` sends one."""
-    first = json.loads(next(lines))
-    engine = make(first["space"], first["seed"], first["full"])
-    write("{}")
-    for line in lines:
-        said, answer = json.loads(line), {}
-        if "ask" in said:
-            answer = dict(zip(("key", "params", "epochs"), engine.ask(), strict=True))
-        elif "report" in said:
-            answer = {"stop": bool(engine.report(said["report"], said["epoch"], said["value"]))}
-        else:
-            engine.ended(said["ended"], said["status"])
-        write(json.dumps(answer))
+def peer(name: str, *variant: str) -> Callable[[int], ProcessEngine]:
+    """An engine of another package, in the environment that `python -m benchmarks.replay.peers` made for it."""
+    return lambda seed: ProcessEngine(peers.command_of(name, *variant), seed)
 
 
 def ours(make_policy: Callable, **settings) -> Callable[[int], OptunaEngine]:
@@ -178,6 +191,18 @@ def _sha(first: int) -> Callable[[], optuna.pruners.BasePruner]:
 
 HYPERBAND = partial(optuna.pruners.HyperbandPruner, min_resource=1, max_resource=FULL, reduction_factor=3)
 
+PEERS: dict[str, tuple[str, ...]] = {  # name -> the peer and its variant
+    "hyperopt tpe": ("hyperopt_tpe",),
+    "hpbandster bohb": ("hpbandster_bohb",),
+    "nni hyperband": ("nni_hyperband",),
+    "smac multifidelity": ("smac_facade", "multifidelity"),
+    "smac hpo": ("smac_facade", "hpo"),
+    "syne-tune asha": ("syne_tune_scheduler", "asha"),
+    "syne-tune mobster": ("syne_tune_scheduler", "mobster"),
+    "dehb": ("dehb_search",),
+    "optuna gp + asha from 3": ("optuna_gp",),
+}
+
 ENGINES: dict[str, Callable[[int], Any]] = {  # name -> seed -> engine
     "ours tpe": ours(search.Tpe),
     "ours tpe_halving": ours(lambda space, seed: search.Tpe(space, seed, first_rung=3)),
@@ -196,4 +221,5 @@ ENGINES: dict[str, Callable[[int], Any]] = {  # name -> seed -> engine
     "optuna tpe + asha from 1": native(_tpe, _sha(1)),
     "optuna tpe + asha from 3": native(_tpe, _sha(3)),
     "optuna tpe + hyperband": native(_tpe, HYPERBAND),
+    **{name: peer(*what) for name, what in PEERS.items()},
 }
