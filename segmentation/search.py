@@ -22,7 +22,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from segmentation.config import WORST, Config
 from segmentation.gaussian import expected_improvement
-from segmentation.halving import ETA, falls_behind, next_budget, rungs
+from segmentation.halving import falls_behind, next_budget, rungs
 from segmentation.multifidelity import Forecast
 from segmentation.trials import EPOCHS, Belief, Record, Space, read, record
 
@@ -103,16 +103,14 @@ class Bohb(Hyperband):
 
 
 class Multifidelity(Policy):
-    """Ours: expected improvement at full budget by a Gaussian process over rungs, and halving by what it foresees.
+    """Ours: expected improvement at full budget by a Gaussian process over all learning curves.
 
-    At every rung a run goes on if its foreseen final value is among the best 1 / ETA of the runs that came so far, and unless it
-    is all but certain not to beat the best run that is done.
+    A run goes on while what it may still gain, for each epoch that it has to go, is worth what a new run promises.
     """
 
-    FIRST = 8  # runs of the initial design
-    CANDIDATES, CENTERS, LOCAL, NEAR = 1000, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
+    FIRST = 4  # runs of the initial design
+    CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
     FADE = 10  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
-    CHANCE = 0.03  # of beating the best; below it a run is stopped
 
     def __init__(self, space: Space, seed: int):
         super().__init__(space, seed)
@@ -121,44 +119,46 @@ class Multifidelity(Policy):
 
     def forecast(self, records: list[Record]) -> Forecast:
         """Kept from call to call while the data are the same."""
-        data = [(run.number, run.running, run.infeasible, *map(run.value, self.levels)) for run in records]
+        data = [(run.number, run.running, run.infeasible, run.epoch, run.value(run.epoch)) for run in records]
         if self._forecast[0] != data:
             self._forecast = data, Forecast(self.space, records, self.levels)
         return self._forecast[1]
 
     def propose(self, number, records):
         random = self.random(number)
-        point = self.first(number) if number < self.FIRST else self.promising(self.forecast(records), random)
+        point = self.first(number) if number < self.FIRST else self.promising(self.forecast(records), random)[0]
         return self.space.fresh(self.space.decode(point), records, random) | {EPOCHS: self.full}
 
     def first(self, number: int) -> np.ndarray:
-        """A point of the initial design: of some draws, the one that keeps away most from the points before it."""
+        """A point of the initial design: the middle of all numbers, or every other time what is believed of them, and each
+        category in turn."""
         chosen = np.zeros((0, len(self.space)))
         for k in range(number + 1):
             draws = self.space.points(self.random(k), 50)
+            draws[:, : len(self.space.numbers)] = self.space.middle(believed=k % 2 == 0)
             chosen = np.vstack([chosen, draws[self.space.distances(draws, chosen).argmax()]])
         return chosen[-1]
 
-    def promising(self, forecast: Forecast, random: np.random.Generator) -> np.ndarray:
-        """The point of the highest expected improvement among draws from everywhere and from around the best runs."""
+    def promising(self, forecast: Forecast, random: np.random.Generator, but: int | None = None) -> tuple[np.ndarray, float]:
+        """The point of the highest expected improvement among draws from everywhere and from around the best runs, and it."""
         points, split = self.space.points(random, self.CANDIDATES), len(self.space.numbers)
         for row in np.argsort(forecast.finals[0], kind="stable")[: self.CENTERS]:
-            near = np.tile(self.space.encode(forecast.records[row].params), (self.LOCAL, 1))
+            near = np.tile(forecast.points[row], (self.LOCAL, 1))
             near[:, :split] = np.clip(near[:, :split] + random.normal(0, self.NEAR, (self.LOCAL, split)), 0, 1)
             points = np.vstack([points, near])
-        gain = expected_improvement(*forecast.new(points), forecast.best) * forecast.feasible(points)
-        belief = self.space.log_belief(points) * self.FADE / len(forecast.records)
-        return points[(gain * np.exp(belief)).argmax()]
+        gain = expected_improvement(*forecast.new(points), forecast.bar(but)) * forecast.feasible(points)
+        belief = self.space.log_belief(points) * self.FADE / max(1, len(forecast.records))
+        best = (gain * np.exp(belief)).argmax()
+        return points[best], float(gain[best])
 
     def hopeless(self, run, records):
-        if run.infeasible or run.epoch < self.levels[0]:
+        if run.infeasible or run.epoch not in self.levels[:-1]:
             return run.infeasible
-        forecast, rung = self.forecast(records), max(level for level in self.levels if level <= run.epoch)
-        reached = [row for row, other in enumerate(forecast.records) if other.infeasible or other.epoch >= rung]
-        foreseen = np.sort(forecast.finals[0][reached])
+        forecast = self.forecast(records)
         row = forecast.row[run.number]
-        behind = forecast.finals[0][row] > foreseen[max(1, len(reached) // ETA) - 1]
-        return bool(behind or forecast.chance(row) < self.CHANCE)
+        mean, deviation = (part[row] for part in forecast.finals)
+        gain = expected_improvement(mean, deviation, forecast.bar(row)) / (self.full - run.epoch)
+        return bool(gain < self.promising(forecast, self.random(run.number), row)[1] / self.full)
 
 
 Scores = list[tuple[Record, float | None, int]]  # runs, each with its value (None: it was stopped before) and epoch

@@ -116,6 +116,13 @@ class Space:
             cube[:, self.numbers.index(name)] = np.where(informed, np.clip(drawn, 0, 1), cube[:, self.numbers.index(name)])
         return cube
 
+    def middle(self, believed: bool) -> np.ndarray:
+        """(numbers,): the middle of the cube, or the medians of the beliefs where there are any."""
+        middle = np.full(len(self.numbers), 0.5)
+        for name, belief in self.beliefs.items() if believed else ():
+            middle[self.numbers.index(name)] = np.clip(self._normal(name, belief)[0], 0, 1)
+        return middle
+
     def distances(self, points: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(n,): from each point to the nearest of `others`, a differing category counting as half a side; 1 without others."""
         if not len(others):
