@@ -8,7 +8,7 @@ killed goes on as if it had not been, from what the server holds.
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # W&B loads thi
 
 import numpy as np
 import optuna
+import wandb
 from optuna.trial import TrialState, create_trial
 from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
-from segmentation.config import WORST, Config
+from segmentation.config import OBJECTIVE, WORST, Config
 from segmentation.gaussian import expected_improvement
 from segmentation.halving import falls_behind, next_budget, rungs
 from segmentation.multifidelity import Forecast
 from segmentation.trials import EPOCHS, Belief, Record, Space, read, record
 
 SETTINGS = "search"  # the constant of a sweep's parameters that is for the search, not for the run
+EARLIER = 10**9  # the first number of a run of another sweep, beyond those of this one
 UNIFORM_SHARE = 0.25  # of the draws, where beliefs are given
 
 
@@ -35,6 +37,7 @@ class Policy:
 
     def __init__(self, space: Space, seed: int):
         self.space, self.seed, self.full = space, seed, space.fixed[EPOCHS]
+        self.earlier: list[Record] = []  # runs of another sweep: data for a model, never in a bracket or a rank
 
     def random(self, number: int) -> np.random.Generator:
         """The randomness of the run of that number."""
@@ -60,7 +63,7 @@ class Tpe(Policy):
 
     def propose(self, number, records):
         random = self.random(number)
-        scores = [(run, run.value(self.full), run.epoch) for run in records]
+        scores = [(run, run.value(self.full), run.epoch) for run in self.earlier + records]
         params = ask_tpe(self.space, scores, random, n_startup_trials=self.STARTUP, constant_liar=True)
         return self.space.fresh(params, records, random) | {EPOCHS: self.full}
 
@@ -89,7 +92,7 @@ class Bohb(Hyperband):
     def configuration(self, records, random):
         fewest = len(self.space) + 1
         for epochs in reversed(rungs(1, self.full)):
-            latest = {self.space.key(run.params): run for run in records if run.value(epochs) is not None}
+            latest = {self.space.key(run.params): run for run in self.earlier + records if run.value(epochs) is not None}
             if len(latest) < fewest + 2 or random.random() < self.RANDOM_SHARE:
                 continue
             scores = [(run, run.value(epochs), epochs) for run in latest.values()]
@@ -119,6 +122,7 @@ class Multifidelity(Policy):
 
     def forecast(self, records: list[Record]) -> Forecast:
         """Kept from call to call while the data are the same."""
+        records = self.earlier + records
         data = [(run.number, run.running, run.infeasible, run.epoch, run.value(run.epoch)) for run in records]
         if self._forecast[0] != data:
             self._forecast = data, Forecast(self.space, records, self.levels)
@@ -126,7 +130,9 @@ class Multifidelity(Policy):
 
     def propose(self, number, records):
         random = self.random(number)
-        point = self.first(number) if number < self.FIRST else self.promising(self.forecast(records), random)[0]
+        point = (
+            self.first(number) if number + len(self.earlier) < self.FIRST else self.promising(self.forecast(records), random)[0]
+        )
         return self.space.fresh(self.space.decode(point), records, random) | {EPOCHS: self.full}
 
     def first(self, number: int) -> np.ndarray:
@@ -226,6 +232,21 @@ class _Pruner(optuna.pruners.BasePruner):
         return run.epoch < run.budget and self.policy.hopeless(run, read(study, self.policy.full, self.worst))
 
 
+def earlier(runs: Iterable[Any], space: Space, worst: float) -> list[Record]:
+    """W&B's runs of another sweep as records, numbered from EARLIER; those with a value that this space has not are left out."""
+    records = []
+    for run in runs:
+        params = {name: run.config.get(name) for name in space.distributions}
+        if not space.holds(params):
+            continue
+        rows = run.scan_history(keys=["epoch", OBJECTIVE])
+        curve = {int(row["epoch"]): float(row[OBJECTIVE]) for row in rows}
+        good = {epoch: value for epoch, value in curve.items() if value < worst}
+        number = EARLIER + len(records)
+        records.append(Record(number, params, max(curve, default=1), good, infeasible=len(good) < len(curve)))
+    return records
+
+
 def make_study(make_policy: Callable[[Space, int], Policy], sweep: Mapping[str, Any]) -> optuna.Study:
     """The study of a sweep's configuration (its YAML as a mapping), with the policy in it."""
     parameters = dict(sweep["parameters"])
@@ -234,6 +255,8 @@ def make_study(make_policy: Callable[[Space, int], Policy], sweep: Mapping[str, 
     space = Space(search_space_from_sweep_config(parameters), beliefs, UNIFORM_SHARE if beliefs else 1.0)
     policy = make_policy(space, int(settings.get("seed", 0)))
     worst = WORST[space.fixed.get("loss", Config().loss)]
+    if warm_start := settings.get("warm_start"):
+        policy.earlier = earlier(wandb.Api().sweep(warm_start).runs, space, worst)
     return optuna.create_study(direction="minimize", sampler=_Sampler(policy, worst), pruner=_Pruner(policy, worst))
 
 

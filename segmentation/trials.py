@@ -92,6 +92,10 @@ class Space:
         """Equal for equal configurations."""
         return tuple(params.get(name) for name in self.distributions)
 
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        """Whether every searched hyperparameter is there, with a value that the space has."""
+        return all(_holds(distribution, params.get(name)) for name, distribution in self.distributions.items())
+
     def encode(self, params: Mapping[str, Any]) -> np.ndarray:
         """(numbers + categories,) float: positions in [0, 1], then indices of categories."""
         places = [_place(self.distributions[name], params[name]) for name in self.numbers]
@@ -166,6 +170,12 @@ _SUGGEST = {
     FloatDistribution: lambda trial, name, d: trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log),
     CategoricalDistribution: lambda trial, name, d: trial.suggest_categorical(name, d.choices),
 }
+
+
+def _holds(distribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return isinstance(value, int | float) and distribution.low <= value <= distribution.high
 
 
 def _only(distribution) -> Any:

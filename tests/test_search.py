@@ -16,7 +16,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern
 from threadpoolctl import threadpool_limits
 
 from segmentation import gaussian, search
-from segmentation.config import WORST
+from segmentation.config import OBJECTIVE, WORST
 from segmentation.gaussian import Inputs, Parameters, Process, expected_improvement
 from segmentation.halving import brackets, falls_behind, next_budget, rungs
 from segmentation.multifidelity import Forecast
@@ -291,6 +291,27 @@ class TestEverySearch:
             begun = time.process_time()
             policy.propose(count, records)
         assert time.process_time() - begun < 2 * limit
+
+
+def test_an_earlier_sweep_is_data_for_the_model():
+    """Eight runs that were best near 0.001: the first proposal lies there; foreign values are left out."""
+
+    class Run:
+        def __init__(self, rate, activation="relu", last=None):
+            self.config = {"batch_size": 4, "learning_rate": rate, "activation": activation}
+            self.curve = {e: 0.3 + 0.3 * (math.log10(rate) + 3) ** 2 + 0.2 / e for e in (1, 2, 3)} | ({4: last} if last else {})
+
+        def scan_history(self, keys):
+            return ({"epoch": epoch, OBJECTIVE: value} for epoch, value in self.curve.items())
+
+    rates = np.geomspace(1e-4, 0.03, 8)
+    runs = [*map(Run, rates), Run(0.01, "gelu"), Run(5.0), Run(0.09, last=WORST["dice_focal"])]
+    records = search.earlier(runs, SPACE, WORST["dice_focal"])
+    assert [record.params["learning_rate"] for record in records] == [*rates, 0.09]
+    assert [record.infeasible for record in records] == [False] * 8 + [True] and records[0].value(3) == runs[0].curve[3]
+    policy = search.Multifidelity(SPACE, 0)
+    policy.earlier = records
+    assert 3e-4 < policy.propose(0, [])["learning_rate"] < 3e-3
 
 
 def test_a_trial_with_the_worst_loss_is_infeasible():
