@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 import wandb
 from optuna.trial import TrialState, create_trial
+from threadpoolctl import threadpool_limits
 from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from segmentation.config import OBJECTIVE, WORST, Config
@@ -111,6 +112,7 @@ class Multifidelity(Policy):
     A run goes on while what it may still gain, for each epoch that it has to go, is worth what a new run promises.
     """
 
+    LOYALTY = 0.5  # a run is stopped for a new one that promises more than its own gain over this
     FIRST = 4  # runs of the initial design
     CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
     FADE = 10  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
@@ -164,7 +166,8 @@ class Multifidelity(Policy):
         row = forecast.row[run.number]
         mean, deviation = (part[row] for part in forecast.finals)
         gain = expected_improvement(mean, deviation, forecast.bar(row)) / (self.full - run.epoch)
-        return bool(gain < self.promising(forecast, self.random(run.number), row)[1] / self.full)
+        other = self.promising(forecast, self.random(run.number), row)[1] / self.full
+        return bool(gain < self.LOYALTY * other)
 
 
 Scores = list[tuple[Record, float | None, int]]  # runs, each with its value (None: it was stopped before) and epoch
@@ -249,6 +252,7 @@ def earlier(runs: Iterable[Any], space: Space, worst: float) -> list[Record]:
 
 def make_study(make_policy: Callable[[Space, int], Policy], sweep: Mapping[str, Any]) -> optuna.Study:
     """The study of a sweep's configuration (its YAML as a mapping), with the policy in it."""
+    threadpool_limits(1)  # matrices this small are many times slower where threads wait for busy cores
     parameters = dict(sweep["parameters"])
     settings = parameters.pop(SETTINGS, {}).get("value", {})
     beliefs = {name: Belief(**belief) for name, belief in settings.get("beliefs", {}).items()}

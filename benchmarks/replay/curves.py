@@ -26,6 +26,7 @@ from tqdm import tqdm
 from segmentation.prepared import PreparedSet
 
 EPOCHS = 27
+RUNS_A_PROCESS = 10  # TensorFlow keeps some 80 MB of each run
 GRID = {
     "batch_size": (1, 2, 4, 8, 16, 32),
     "learning_rate": tuple(float(f"{10 ** (k / 2 - 4):.6g}") for k in range(7)),
@@ -88,7 +89,7 @@ def main(data: Path, out: Path, jobs: int) -> None:
     if not out.exists():
         out.write_text(",".join(COLUMNS) + "\n")
     with (
-        ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) as pool,
+        ProcessPoolExecutor(jobs, get_context("spawn"), one_thread, max_tasks_per_child=RUNS_A_PROCESS) as pool,
         out.open("a", newline="") as file,
         tqdm(total=len(missing), unit="run", dynamic_ncols=True) as bar,
     ):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import optuna
 
 from benchmarks.replay import peers
-from benchmarks.replay.tasks import FULL, SPACE
+from benchmarks.replay.tasks import FULL, SPACE, Synthetic
 from segmentation import search
 
 OBJECTIVE = "best_val_loss"
@@ -163,6 +164,18 @@ def ours(make_policy: Callable, **settings) -> Callable[[int], OptunaEngine]:
     return engine
 
 
+def believing(decades: float) -> Callable[[int], OptunaEngine]:
+    """Ours with a belief about the learning rate of the made-up task of that seed, so many decades off its best (inwards)."""
+
+    def engine(seed: int) -> OptunaEngine:
+        best = min(Synthetic(seed).grid, key=lambda one: one[1][-1])[0]["learning_rate"]
+        middle = math.sqrt(SPACE["learning_rate"]["min"] * SPACE["learning_rate"]["max"])
+        believed = best * 10 ** math.copysign(decades, middle - best)
+        return ours(search.Multifidelity, beliefs={"learning_rate": {"median": believed, "spread": 2}})(seed)
+
+    return engine
+
+
 def native(sampler: Callable[[int], optuna.samplers.BaseSampler], pruner: Callable[[], optuna.pruners.BasePruner]) -> Callable:
     """An engine of Optuna's own parts, as its users put them together."""
 
@@ -209,6 +222,8 @@ ENGINES: dict[str, Callable[[int], Any]] = {  # name -> seed -> engine
     "ours hyperband": ours(search.Hyperband),
     "ours bohb": ours(search.Bohb),
     "ours multifidelity": ours(search.Multifidelity),
+    "ours multifidelity, right prior": believing(0.0),
+    "ours multifidelity, wrong prior": believing(1.0),
     "wandb random": lambda seed: WandbEngine("random", seed),
     "wandb random + hyperband": lambda seed: WandbEngine("random", seed, hyperband=3),
     "wandb random + hyperband from 1": lambda seed: WandbEngine("random", seed, hyperband=1),
