@@ -48,7 +48,7 @@ class Inputs:
 
 NAMES = ("level", "common", "transient", "own", "drift", "noise", "alpha", "beta", "hamming", "hamming_early")
 PRIOR = {  # medians, and standard deviations of the logarithms, for values of standard deviation one
-    "level": (0.8, 0.6),
+    "level": (0.8, 0.3),
     "common": (1.0, 0.7),
     "transient": (2.0, 0.4),
     "own": (0.05, 0.7),
@@ -58,7 +58,7 @@ PRIOR = {  # medians, and standard deviations of the logarithms, for values of s
     "beta": (3.0, 0.7),
     "hamming": (1.5, 0.7),
     "hamming_early": (2.0, 0.7),
-    "length": (0.5, 0.6),
+    "length": (0.3, 0.3),
     "length_early": (0.7, 0.6),
 }
 

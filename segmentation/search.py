@@ -112,7 +112,6 @@ class Multifidelity(Policy):
     A run goes on while what it may still gain, for each epoch that it has to go, is worth what a new run promises.
     """
 
-    LOYALTY = 0.5  # a run is stopped for a new one that promises more than its own gain over this
     FIRST = 4  # runs of the initial design
     CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
     FADE = 10  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
@@ -166,8 +165,7 @@ class Multifidelity(Policy):
         row = forecast.row[run.number]
         mean, deviation = (part[row] for part in forecast.finals)
         gain = expected_improvement(mean, deviation, forecast.bar(row)) / (self.full - run.epoch)
-        other = self.promising(forecast, self.random(run.number), row)[1] / self.full
-        return bool(gain < self.LOYALTY * other)
+        return bool(gain < self.promising(forecast, self.random(run.number), row)[1] / self.full)
 
 
 Scores = list[tuple[Record, float | None, int]]  # runs, each with its value (None: it was stopped before) and epoch

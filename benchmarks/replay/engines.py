@@ -58,7 +58,11 @@ class WandbEngine:
     """W&B's own search and early termination, as its service and loopback run them."""
 
     def __init__(self, method: str, seed: int, impute: str | None = None, hyperband: int | None = None):
-        """`impute` is what a stopped run counts as (W&B's default: the worst of the sweep); `hyperband` is its `min_iter`."""
+        """`impute` is what a stopped run counts as (W&B's default: the worst of the sweep); `hyperband` is its `min_iter`.
+
+        A stopped run is told as killed, for that is what the agent does to a script that does not end by itself; for one
+        that ends by itself, as ours, it would be finished, and count as what it had reached whatever `impute` says.
+        """
         import numpy as np
         import sweeps
 
@@ -95,7 +99,7 @@ class WandbEngine:
         return key in {other.name for other in doomed}
 
     def ended(self, key, status):
-        self.runs[key].state = "finished"
+        self.runs[key].state = "killed" if status == "stopped" else "finished"
         self.runs[key].stopped = status == "stopped"
 
 
