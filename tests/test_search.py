@@ -178,7 +178,7 @@ class TestGaussianProcess:
         ends = np.array([forecast.finals[0][forecast.row[run.number]] for run in records])
         np.testing.assert_allclose(ends, forecast.lowest[:24], atol=0.15)  # what is known is believed
 
-    def test_diverged_runs_are_avoided_and_bend_little(self):
+    def test_diverged_runs_are_avoided_and_move_the_best_by_less_than_half_a_decade(self):
         alive = [record for record in some_records(60) if not record.infeasible and not record.running]
         dead = [Record(100 + i, {"batch_size": 4, "learning_rate": 0.05 + 0.004 * i, "activation": "relu"}, 27, {}, False, True)
                 for i in range(10)]  # fmt: skip
@@ -188,7 +188,8 @@ class TestGaussianProcess:
         assert with_dead.values.max() == without.values.max()
         living = [{"batch_size": 4, "learning_rate": rate, "activation": "relu"} for rate in np.geomspace(1e-4, 0.02, 30)]
         before, after = (part.new(np.array([SPACE.encode(params) for params in living]))[0] for part in (without, with_dead))
-        assert np.corrcoef(before, after)[0, 1] > 0.9 and abs(before.argmin() - after.argmin()) <= 3
+        assert abs(before.argmin() - after.argmin()) * math.log10(200) / 29 < 0.5  # decades that the best learning rate moved
+        assert without.values.min() <= after.min() and after.max() <= without.values.max()
         assert with_dead.feasible(points)[0] > 0.9 > 0.3 > with_dead.feasible(points)[1]
         assert list(without.feasible(points)) == [1, 1]
 
