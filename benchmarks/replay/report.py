@@ -13,7 +13,13 @@ from matplotlib.ticker import FuncFormatter
 from analysis import style
 from benchmarks.replay.lines import AFTER, CHECKPOINTS, WITHIN, Line
 
-SHOWN = ("ours multifidelity", "ours tpe", "optuna tpe + hyperband", "wandb bayes + hyperband", "wandb random")  # in the figure
+SHOWN = (
+    "ours multifidelity",
+    "syne-tune asha",
+    "optuna tpe + asha from 3",
+    "wandb bayes + hyperband",
+    "hpbandster bohb",
+)  # in the figure
 FLOOR = 0.1  # % of regret: the lower end of the figure, where a search that found the optimum lies
 
 
