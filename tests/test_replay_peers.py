@@ -14,6 +14,7 @@ from benchmarks.replay import __main__ as table
 from benchmarks.replay import peers
 from benchmarks.replay.clock import replay
 from benchmarks.replay.engines import ENGINES, PEERS, ProcessEngine
+from benchmarks.replay.measure import measure
 from benchmarks.replay.peers import __main__ as installer
 from benchmarks.replay.peers.protocol import AtEnd, Dimension, parse, serve
 from benchmarks.replay.tasks import ACTIVATIONS, FULL, SPACE, WORST, Synthetic
@@ -99,7 +100,7 @@ def test_a_peer_that_fails_is_an_error_that_names_it_and_leaves_no_process(tmp_p
 
     monkeypatch.setitem(ENGINES, "broken", engine)
     with pytest.raises(RuntimeError, match=re.escape(f"{command[1]} ended with 1")):
-        table.measure("broken", 0, 4, 10)
+        measure("synthetic", 0, "broken", 4, 10)
     assert made[0].process.poll() == 1
     with pytest.raises(RuntimeError, match="ended with 3"):
         ProcessEngine([sys.executable, "-c", "raise SystemExit(3)"], seed=0)

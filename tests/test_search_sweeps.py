@@ -53,7 +53,7 @@ class Sweep:
         """As a user does: from the project's folder, which is on nobody's path."""
         self.schedulers += 1
         log = (self.folder / f"scheduler-{self.schedulers}.log").open("w")
-        command = ["wandb", "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", self.path]
+        command = ["wandb", "sweep-scheduler", "--batch-size", "1", "--poll-interval", "1", self.path]
         environment = self.served.environment(PYTHONPATH="")
         self.scheduler = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
 
