@@ -89,6 +89,11 @@ def prior(dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     return np.log([median for median, _ in table]), np.array([sigma for _, sigma in table])
 
 
+def _decay(epochs: np.ndarray, p: Parameters) -> np.ndarray:
+    """T of the sum of two observations' epochs."""
+    return ((p["beta"] + 2) / (p["beta"] + epochs)) ** p["alpha"]
+
+
 class _Parts:
     """The factors of the covariance between two sets of observations, from which it and its gradient are put together."""
 
@@ -108,7 +113,7 @@ class _Parts:
     def covariance(self, p: Parameters) -> np.ndarray:
         ends = self.similarity(p.lengths, p["hamming"])[0]
         early = self.similarity(p.lengths_early, p["hamming_early"])[0]
-        decay = ((p["beta"] + 2) / (p["beta"] + self.epochs)) ** p["alpha"]
+        decay = _decay(self.epochs, p)
         transient = p["common"] ** 2 + p["transient"] ** 2 * early
         own = p["own"] ** 2 + p["drift"] ** 2 * decay
         return p["level"] ** 2 * ends + transient * decay + self.same * own + OFFSET**2
@@ -117,8 +122,7 @@ class _Parts:
         """The covariance and its derivatives by the logarithms of the parameters, the noise's zero."""
         ends, ends_slope, ends_scaled = self.similarity(p.lengths, p["hamming"])
         early, early_slope, early_scaled = self.similarity(p.lengths_early, p["hamming_early"])
-        log_decay = np.log((p["beta"] + 2) / (p["beta"] + self.epochs))
-        decay = np.exp(p["alpha"] * log_decay)
+        decay = _decay(self.epochs, p)
         level, common, transient, own, drift = (p[name] ** 2 for name in NAMES[:5])
         mixed, of_drift = transient * early * decay, drift * self.same * decay
         decaying = common * decay + mixed + of_drift
@@ -129,7 +133,7 @@ class _Parts:
             "own": 2 * own * self.same,
             "drift": 2 * of_drift,
             "noise": np.zeros_like(decay),
-            "alpha": decaying * p["alpha"] * log_decay,
+            "alpha": decaying * np.log(decay),
             "beta": decaying * p["alpha"] * p["beta"] * (1 / (p["beta"] + 2) - 1 / (p["beta"] + self.epochs)),
             "hamming": level * ends * self.differing / p["hamming"],
             "hamming_early": mixed * self.differing / p["hamming_early"],
@@ -158,7 +162,7 @@ class Process:
     def predict(self, at: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """(means, standard deviations), each (len(at),)."""
         p = self.parameters
-        decay = ((p["beta"] + 2) / (p["beta"] + 2 * at.epochs)) ** p["alpha"]
+        decay = _decay(2 * at.epochs, p)
         variance = p["level"] ** 2 + OFFSET**2 + (p["common"] ** 2 + p["transient"] ** 2) * decay
         variance = variance + (at.runs != NOBODY) * (p["own"] ** 2 + p["drift"] ** 2 * decay)
         if not len(self.inputs):

@@ -242,9 +242,8 @@ def earlier(runs: Iterable[Any], space: Space, worst: float) -> list[Record]:
             continue
         rows = run.scan_history(keys=["epoch", OBJECTIVE])
         curve = {int(row["epoch"]): float(row[OBJECTIVE]) for row in rows}
-        good = {epoch: value for epoch, value in curve.items() if value < worst}
-        number = EARLIER + len(records)
-        records.append(Record(number, params, max(curve, default=1), good, infeasible=len(good) < len(curve)))
+        number, budget = EARLIER + len(records), max(curve, default=1)
+        records.append(Record.of(curve, worst, number=number, params=params, budget=budget))
     return records
 
 

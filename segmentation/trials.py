@@ -29,6 +29,12 @@ class Record:
     running: bool = False
     infeasible: bool = False  # it diverged or ran out of memory: worse than any number, and no number
 
+    @classmethod
+    def of(cls, values: Mapping[int, float], worst: float, **rest) -> "Record":
+        """A record of all reported values; one that reaches `worst`, or is not finite, marks the run as infeasible."""
+        good = {epoch: value for epoch, value in values.items() if value < worst}
+        return cls(curve=good, infeasible=len(good) < len(values), **rest)
+
     @property
     def epoch(self) -> int:
         """Epochs done."""
@@ -44,20 +50,19 @@ class Record:
 
 
 def read(study: optuna.Study, full: int, worst: float) -> list[Record]:
-    """The records of a study by number. A value that reaches `worst`, or is not finite, marks a run as infeasible."""
+    """The records of a study by number."""
     return [record(trial, full, worst) for trial in study.get_trials(deepcopy=False)]
 
 
 def record(trial: optuna.trial.FrozenTrial, full: int, worst: float) -> Record:
     """The record of one trial; without an `epochs` of its own it has the `full` budget."""
-    good = {epoch: value for epoch, value in trial.intermediate_values.items() if value < worst}
-    return Record(
+    return Record.of(
+        trial.intermediate_values,
+        worst,
         number=trial.number,
         params={name: value for name, value in trial.params.items() if name != EPOCHS},
         budget=int(trial.params.get(EPOCHS, full)),
-        curve=good,
         running=trial.state == TrialState.RUNNING,
-        infeasible=len(good) < len(trial.intermediate_values),
     )
 
 

@@ -15,8 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from segmentation import config
+
 FULL = 27  # epochs
-WORST = 1.671587  # what a run that diverges reports: the largest value of the loss (segmentation.config.WORST)
+WORST = config.WORST["dice_focal"]  # what a run that diverges reports
 ACTIVATIONS = ("relu", "tanh", "swish", None)
 SPACE = {  # as in the sweeps' YAML
     "batch_size": {"distribution": "q_log_uniform_values", "min": 1, "max": 32, "q": 1},
