@@ -23,6 +23,7 @@ from scipy import linalg, optimize, special
 OFFSET = 3.0  # prior standard deviation of the mean
 JITTER = 1e-6
 STEPS = 25  # of the optimizer
+BLOCK = 64  # columns of a covariance at a time, so that what is made on the way stays in the cache
 NOBODY = -1  # the run of an observation that belongs to none yet
 
 
@@ -48,7 +49,7 @@ class Inputs:
 
 NAMES = ("level", "common", "transient", "own", "drift", "noise", "alpha", "beta", "hamming", "hamming_early")
 PRIOR = {  # medians, and standard deviations of the logarithms, for values of standard deviation one
-    "level": (0.8, 0.3),
+    "level": (1.0, 0.6),
     "common": (1.0, 0.7),
     "transient": (2.0, 0.4),
     "own": (0.05, 0.7),
@@ -58,7 +59,7 @@ PRIOR = {  # medians, and standard deviations of the logarithms, for values of s
     "beta": (3.0, 0.7),
     "hamming": (1.5, 0.7),
     "hamming_early": (2.0, 0.7),
-    "length": (0.3, 0.3),
+    "length": (0.4, 0.4),
     "length_early": (0.7, 0.6),
 }
 
@@ -146,7 +147,8 @@ class _Parts:
 
 def covariance(a: Inputs, b: Inputs, p: Parameters) -> np.ndarray:
     """(len(a), len(b)): prior covariance without the noise."""
-    return _Parts(a, b).covariance(p)
+    blocks = [_Parts(a, b[i : i + BLOCK]).covariance(p) for i in range(0, len(b), BLOCK)]
+    return np.hstack(blocks) if blocks else np.zeros((len(a), 0))
 
 
 class Process:

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr
 
-from segmentation.gaussian import NOBODY, Inputs, Process, fit
+from segmentation.gaussian import NOBODY, Inputs, Parameters, Process, fit, prior
 from segmentation.trials import Record, Space
 
 MOST = 400  # observations that the process is given
 MOST_FITTED = 80  # observations that its parameters are fitted to
 SPREADS = 8.0  # values worse than the median of their epoch by so many times the distance from the best to it are cut there
+APART = 0.1  # how far, in logarithms, values are thought to lie apart at least; the first ones often agree by chance
 LOST = 0.8  # a run that diverged or ran out of memory counts as this quantile of all values: bad, and no outlier
 MARGIN, SETTLED = 0.05, 20  # a relative gain below this is none, until so many runs; then it shrinks as 1 / runs
 
@@ -60,7 +61,7 @@ class Forecast:
             if at.sum() >= 3:
                 middle = np.median(logs[at])
                 logs[at] = np.minimum(logs[at], middle + SPREADS * (middle - logs[at].min()))
-        self.scale = max(logs.std(), 1e-6) if len(logs) > 1 else 1.0
+        self.scale = max(logs.std(), APART) if len(logs) else 1.0
         return (logs - logs.mean()) / self.scale if len(logs) else logs
 
     @cached_property
@@ -98,12 +99,11 @@ class Forecast:
         """A process of labels, 1 for runs that live and -1 for those that diverged or ran out of memory; None if all live."""
         if not self.infeasible:
             return None
-        dead = self._lost_points[-MOST // 2 :]
-        alive = self.points[[i for i, run in enumerate(self.records) if run.epoch]][-MOST // 2 :]
+        dead = self._lost_points[-MOST // 4 :]
+        alive = self.points[[i for i, run in enumerate(self.records) if run.epoch]][-MOST // 4 :]
         inputs = self.observed(np.concatenate([dead, alive]), self.full)
         labels = np.repeat([-1.0, 1.0], [len(dead), len(alive)])
-        chosen = np.unique(np.linspace(0, len(labels) - 1, min(MOST_FITTED, len(labels))).astype(int))
-        return Process(inputs, labels, fit(inputs[chosen], labels[chosen]))
+        return Process(inputs, labels, Parameters.of_logs(prior(len(self.space.numbers))[0]))
 
     def feasible(self, points: np.ndarray) -> np.ndarray:
         """(n,): probabilities that configurations run to their end."""

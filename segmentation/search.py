@@ -109,11 +109,13 @@ class Bohb(Hyperband):
 class Multifidelity(Policy):
     """Ours: expected improvement at full budget by a Gaussian process over all learning curves.
 
-    A run goes on while what it may still gain, for each epoch that it has to go, is worth what a new run promises.
+    A run goes on while what it may still gain, for each epoch that it has to go, is worth a share of what a new run promises:
+    a share, for a stop is for ever, and a new run may be stopped too.
     """
 
     FIRST = 4  # runs of the initial design
     CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
+    LOYALTY = 0.5  # that share
     FADE = 10  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
 
     def __init__(self, space: Space, seed: int):
@@ -153,6 +155,7 @@ class Multifidelity(Policy):
             near = np.tile(forecast.points[row], (self.LOCAL, 1))
             near[:, :split] = np.clip(near[:, :split] + random.normal(0, self.NEAR, (self.LOCAL, split)), 0, 1)
             points = np.vstack([points, near])
+        points = self.space.rounded(points)
         gain = expected_improvement(*forecast.new(points), forecast.bar(but)) * forecast.feasible(points)
         belief = self.space.log_belief(points) * self.FADE / max(1, len(forecast.records))
         best = (gain * np.exp(belief)).argmax()
@@ -165,7 +168,7 @@ class Multifidelity(Policy):
         row = forecast.row[run.number]
         mean, deviation = (part[row] for part in forecast.finals)
         gain = expected_improvement(mean, deviation, forecast.bar(row)) / (self.full - run.epoch)
-        return bool(gain < self.promising(forecast, self.random(run.number), row)[1] / self.full)
+        return bool(gain < self.LOYALTY * self.promising(forecast, self.random(run.number), row)[1] / self.full)
 
 
 Scores = list[tuple[Record, float | None, int]]  # runs, each with its value (None: it was stopped before) and epoch

@@ -109,10 +109,20 @@ class Space:
     def decode(self, point: np.ndarray) -> dict[str, Any]:
         """The configuration at a point; what lies outside the cube is moved to its face."""
         split = len(self.numbers)
-        params = {name: _at(self.distributions[name], place) for name, place in zip(self.numbers, point[:split], strict=True)}
+        params = {}
+        for name, place in zip(self.numbers, point[:split], strict=True):
+            kind = int if isinstance(self.distributions[name], IntDistribution) else float
+            params[name] = kind(_at(self.distributions[name], place))
         for name, index in zip(self.categories, point[split:], strict=True):
             params[name] = self.distributions[name].to_external_repr(index)
         return {name: params[name] for name in self.distributions}
+
+    def rounded(self, points: np.ndarray) -> np.ndarray:
+        """(n, dimensions): where the configurations lie that points are decoded to."""
+        columns = [
+            _place(self.distributions[name], _at(self.distributions[name], points[:, i])) for i, name in enumerate(self.numbers)
+        ]
+        return np.column_stack([*columns, points[:, len(self.numbers) :]])
 
     def points(self, random: np.random.Generator, count: int) -> np.ndarray:
         """(count, dimensions): draws from the beliefs, but for the share that is uniform."""
@@ -194,16 +204,16 @@ def _ends(distribution) -> tuple[float, float]:
     return (math.log(low), math.log(high)) if distribution.log else (low, high)
 
 
-def _place(distribution, value: float) -> float:
+def _place(distribution, values: float | np.ndarray) -> float | np.ndarray:
     low, high = _ends(distribution)
-    return ((math.log(value) if distribution.log else value) - low) / (high - low)
+    return ((np.log(values) if distribution.log else values) - low) / (high - low)
 
 
-def _at(distribution, place: float) -> float | int:
+def _at(distribution, places: np.ndarray) -> np.ndarray:
+    """The values at places, rounded where the distribution has steps."""
     low, high = _ends(distribution)
-    value = low + float(np.clip(place, 0, 1)) * (high - low)
-    value = math.exp(value) if distribution.log else value
+    values = low + np.clip(places, 0, 1) * (high - low)
+    values = np.exp(values) if distribution.log else values
     if distribution.step:
-        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
-    value = min(max(value, distribution.low), distribution.high)
-    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+        values = distribution.low + np.round((values - distribution.low) / distribution.step) * distribution.step
+    return np.clip(values, distribution.low, distribution.high)

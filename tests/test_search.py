@@ -64,6 +64,12 @@ class TestSpace:
         for name, value in params.items():
             assert DISTRIBUTIONS[name]._contains(DISTRIBUTIONS[name].to_internal_repr(value))
 
+    def test_points_are_rounded_to_where_their_configurations_lie(self):
+        """Without it a model would see new ground between two integers where there is none, and propose the same run again."""
+        points = SPACE.points(np.random.default_rng(0), 200)
+        np.testing.assert_allclose(SPACE.rounded(points), [SPACE.encode(SPACE.decode(point)) for point in points], atol=1e-12)
+        assert (np.abs(SPACE.rounded(points) - points).max(0)[: len(SPACE.numbers)] > 0.01).any()
+
     def test_each_integer_gets_its_due(self):
         """On a log scale k owns [k - 1/2, k + 1/2], so 1 is drawn log(3) / log(65) of the time."""
         drawn = [SPACE.decode(point)["batch_size"] for point in SPACE.points(np.random.default_rng(0), 4000)]
