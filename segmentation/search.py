@@ -116,7 +116,7 @@ class Multifidelity(Policy):
     FIRST = 4  # runs of the initial design
     CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
     LOYALTY = 0.5  # that share
-    FADE = 10  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
+    FADE = 25  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
 
     def __init__(self, space: Space, seed: int):
         super().__init__(space, seed)
