@@ -13,13 +13,13 @@ from matplotlib.ticker import FuncFormatter
 from analysis import style
 from benchmarks.replay.lines import AFTER, CHECKPOINTS, WITHIN, Line
 
-SHOWN = (
+SHOWN = (  # in the figure, each in a look of its own
     "ours multifidelity",
     "syne-tune asha",
     "optuna tpe + asha from 3",
     "wandb bayes + hyperband",
     "hpbandster bohb",
-)  # in the figure
+)
 FLOOR = 0.1  # % of regret: the lower end of the figure, where a search that found the optimum lies
 
 
@@ -133,9 +133,11 @@ def save_csv(lines: list[Line], file: Path) -> Path:
     return file
 
 
-def shown(engines: dict[str, list[Line]]) -> list[str]:
-    """The handful of the figure: the chosen ones, and the best where none of them is there."""
-    return [name for name in SHOWN if name in engines] or list(engines)[: len(SHOWN)]
+def shown(engines: dict[str, list[Line]]) -> dict[str, dict]:
+    """The engines of the figure and their looks: the chosen ones, and where one of them is not there, the best of the rest."""
+    rest = iter([name for name in engines if name not in SHOWN])
+    places = [name if name in engines else next(rest, None) for name in SHOWN]
+    return {name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(places) if name}
 
 
 def apart(places: list[float], gap: float) -> list[float]:
@@ -147,9 +149,8 @@ def apart(places: list[float], gap: float) -> list[float]:
 
 
 def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
-    names, ends = shown(engines), []
-    for name in names:
-        look = style.SERIES[(SHOWN.index(name) if name in SHOWN else names.index(name)) % len(style.SERIES)]
+    looks, ends = shown(engines), []
+    for name, look in looks.items():
         epochs = engines[name][0]["curve"]["epochs"]
         regrets = np.maximum(100 * np.array([row["curve"]["regret"] for row in engines[name]]), FLOOR)
         low, middle, high = np.percentile(regrets, [25, 50, 75], axis=0)
@@ -159,7 +160,7 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
     axes.set(xscale="log", yscale="log", xlim=(1, setting.budget), title=str(setting), ylabel="regret (%)")
     low, high = np.log10(axes.get_ylim())
     places = apart([np.log10(end) + 1e-6 * mean for _, end, mean in ends], 0.075 * (high - low))  # ties in the order of curves
-    for name, (color, end, _), place in zip(names, ends, places, strict=True):
+    for name, (color, end, _), place in zip(looks, ends, places, strict=True):
         axes.annotate(
             name,
             (1, end),
