@@ -46,7 +46,8 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
             epochs=60,
             activations="[relu, null]",
             rates="{distribution: log_uniform_values, min: 0.0000002, max: 0.005}",
-            more="early_terminate: {type: hyperband, min_iter: 2, eta: 2}\nrun_cap: 6",
+            # of ten runs at a band one survives: whatever the search draws, the worse of the first two is stopped
+            more="early_terminate: {type: hyperband, min_iter: 2, eta: 10, strict: true}\nrun_cap: 6",
         ),
         folder,
     )
