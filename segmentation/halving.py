@@ -34,12 +34,17 @@ def falls_behind(run: Record, records: list[Record], levels: list[int], eta: int
     return (run.value(passed[-1]), run.number) not in kept
 
 
-def brackets(full: int, eta: int = ETA) -> list[list[tuple[int, int]]]:
-    """Hyperband's brackets, the most exploring first; each a list of stages (configurations, epochs)."""
+Plan = list[list[tuple[int, int]]]  # brackets, the most exploring first; each a list of stages (configurations, epochs)
+
+
+def brackets(full: int, eta: int = ETA, whole: bool = False) -> Plan:
+    """Hyperband's brackets. The papers begin one with ceil((s_max + 1) / (s + 1) eta^s) configurations; `whole` rounds the
+    fraction down first, as hpbandster does, the code of BOHB's authors: then every stage is the eta-th part of the one before."""
     most = round(math.log(full, eta), 9) // 1
     found = []
     for s in range(int(most), -1, -1):
-        count = math.ceil((most + 1) / (s + 1) * eta**s - 1e-9)
+        share = (most + 1) / (s + 1)
+        count = math.floor(share) * eta**s if whole else math.ceil(share * eta**s - 1e-9)
         found.append([(count // eta**i, max(1, round(full * eta ** (i - s)))) for i in range(s + 1)])
     return found
 
@@ -88,13 +93,13 @@ def _rank(run: Record, epochs: int) -> tuple[float, int]:
     return (math.inf if value is None else value, run.number)
 
 
-def next_budget(records: list[Record], space: Space, full: int, eta: int = ETA) -> tuple[int, dict[str, Any] | None]:
-    """(epochs, configuration to go on with, or None for a new one): the next run of Hyperband.
+def next_budget(records: list[Record], space: Space, plan: Plan) -> tuple[int, dict[str, Any] | None]:
+    """(epochs, configuration to go on with, or None for a new one): the next run of Hyperband with the brackets of `plan`.
 
     The brackets are read off the records: a run with the epochs of a later stage and a configuration of the stage before it
     was promoted, any other opens or fills a bracket's first stage.
     """
-    plan, open_brackets = brackets(full, eta), []
+    open_brackets = []
 
     def bracket(k: int) -> Bracket:
         while len(open_brackets) <= k:

@@ -24,7 +24,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from segmentation.config import OBJECTIVE, WORST, Config
 from segmentation.gaussian import expected_improvement
-from segmentation.halving import falls_behind, next_budget, rungs
+from segmentation.halving import brackets, falls_behind, next_budget, rungs
 from segmentation.multifidelity import Forecast
 from segmentation.trials import EPOCHS, Belief, Record, Space, read, record
 
@@ -75,8 +75,10 @@ class Tpe(Policy):
 class Hyperband(Policy):
     """Random configurations in Hyperband's brackets; every run is given its bracket's epochs, and trains them."""
 
+    WHOLE = False  # how the sizes of the brackets are rounded
+
     def propose(self, number, records):
-        epochs, promoted = next_budget(records, self.space, self.full)
+        epochs, promoted = next_budget(records, self.space, brackets(self.full, whole=self.WHOLE))
         random = self.random(number)
         return (promoted or self.space.fresh(self.configuration(records, random), records, random)) | {EPOCHS: epochs}
 
@@ -88,6 +90,7 @@ class Hyperband(Policy):
 class Bohb(Hyperband):
     """Hyperband whose new configurations come from a TPE model of the largest budget with enough runs (Falkner et al. 2018)."""
 
+    WHOLE = True
     RANDOM_SHARE, GOOD_SHARE, CANDIDATES = 1 / 3, 0.15, 64  # the paper's defaults
 
     def configuration(self, records, random):

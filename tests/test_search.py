@@ -211,6 +211,8 @@ class TestHalving:
             [(5, 81)],
         ]
         assert sum(count for stages in brackets(27) for count, _ in stages) == 69
+        whole = brackets(27, whole=True)
+        assert whole[1] == [(9, 3), (3, 9), (1, 27)] and whole[:1] + whole[2:] == brackets(27)[:1] + brackets(27)[2:]
         assert rungs(1, 27) == [1, 3, 9, 27] and rungs(3, 27) == [3, 9, 27] and rungs(3, 2) == [2]
 
     @settings(max_examples=50)
@@ -250,11 +252,11 @@ class TestHalving:
         params = [SPACE.decode(point) for point in SPACE.points(np.random.default_rng(0), 27)]
         records = [Record(i, p, 1, {} if i % 2 else {1: 1.0 + i}, infeasible=i % 4 == 1) for i, p in enumerate(params)]
         for _ in range(9):
-            epochs, promoted = next_budget(records, SPACE, 27)
+            epochs, promoted = next_budget(records, SPACE, brackets(27))
             assert epochs == 3
             assert SPACE.key(promoted) in {SPACE.key(p) for p in params[::2]}
             records.append(Record(len(records), promoted, 3, running=True))
-        assert next_budget(records, SPACE, 27) == (3, None)  # the next bracket begins while this one waits
+        assert next_budget(records, SPACE, brackets(27)) == (3, None)  # the next bracket begins while this one waits
 
 
 @pytest.mark.parametrize("name", POLICIES)
