@@ -113,12 +113,14 @@ class Multifidelity(Policy):
     """Ours: expected improvement at full budget by a Gaussian process over all learning curves.
 
     A run goes on while what it may still gain, for each epoch that it has to go, is worth a share of what a new run promises:
-    a share, for a stop is for ever, and a new run may be stopped too.
+    a share, for a stop is for ever, and a new run may be stopped too. The better half of a rung goes on in any case: the model
+    can be too sure of itself, above all where many runs agree by chance.
     """
 
     FIRST = 4  # runs of the initial design
     CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
     LOYALTY = 0.5  # that share
+    HALF = 2  # of the runs at a rung, one in so many goes on whatever the model says
     FADE = 25  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
 
     def __init__(self, space: Space, seed: int):
@@ -165,7 +167,7 @@ class Multifidelity(Policy):
         return points[best], float(gain[best])
 
     def hopeless(self, run, records):
-        if run.infeasible or run.epoch not in self.levels[:-1]:
+        if run.infeasible or run.epoch not in self.levels[:-1] or not falls_behind(run, records, self.levels, self.HALF):
             return run.infeasible
         forecast = self.forecast(records)
         row = forecast.row[run.number]

@@ -304,6 +304,18 @@ class TestEverySearch:
         assert time.process_time() - begun < 2 * limit
 
 
+def test_our_own_search_stops_nothing_of_the_better_half_and_something_of_the_worse():
+    records = some_records(40)
+    policy = search.Multifidelity(SPACE, 0)
+    reached = [run for run in records if run.curve]
+    stopped = []
+    for run in reached:
+        early = Record(run.number, run.params, 27, {1: run.curve[1]}, running=True)
+        if policy.hopeless(early, [early if other is run else other for other in records]):
+            stopped.append(run.curve[1])
+    assert stopped and min(stopped) >= np.median([run.curve[1] for run in reached])
+
+
 def test_an_earlier_sweep_is_data_for_the_model():
     """Eight runs that were best near 0.001: the first proposal lies there; foreign values are left out."""
 
