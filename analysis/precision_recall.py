@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from analysis import style
-from analysis.predictions import SAMPLE, Evaluation, evaluate
+from analysis.predictions import SAMPLE, Evaluation, evaluate, losses_by_batch
 from analysis.records import Run, Unavailable
 from analysis.sections import Picture, Section, Table
 from analysis.waist import Waist, data_option, plainly, results_option, runs_option, tell
@@ -60,6 +60,8 @@ def make(waist: Waist, data: Path, local: Path, epoch: int | None = None) -> Sec
     if not found:
         raise Unavailable(" ".join(notes))
     notes += [f"The set has no {split} split." for split in SPLITS if split not in splits]
+    if "best" in found and "val_batch_size" in waist.sweep.varied():
+        notes.append(_by_batch(waist, data, local))
     suffix = f"_epoch_{epoch}" if epoch else ""
     when = f"after {epoch} epochs" if epoch else "of the best epoch"
     per_class = [row for role, by_split in found.items() for row in _class_rows(role, by_split)]
@@ -112,6 +114,17 @@ def _weights_role(run: Run, epoch: int | None) -> str:
         has = f"epochs {run.best_epoch} (its best) and {kept}" if kept else f"epoch {run.best_epoch} (its best)"
         raise Unavailable(f"run {run} kept the weights of {has}, not of {epoch}; train with --keep-epoch {epoch}")
     return "kept"
+
+
+def _by_batch(waist: Waist, data: Path, local: Path) -> str:
+    """Where a search had a say in the size of validation batches: what the objective owes to it."""
+    searched = [run.config["val_batch_size"] for run in waist.sweep.runs if run.config.get("val_batch_size")]
+    found = losses_by_batch(waist, waist.run("best"), [min(searched), max(searched)], data, local)
+    (small, first), (large, second) = found.items()
+    return (
+        f"val_batch_size was searched, from {small} to {large}: val_loss of the best weights, computed again in batches of "
+        f"{small}, {first:.6f}; in batches of {large}, {second:.6f}; difference {abs(first - second):.1g}."
+    )
 
 
 def _class_rows(role: str, by_split: dict[str, Evaluation]) -> list[tuple]:

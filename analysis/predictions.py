@@ -60,6 +60,17 @@ def evaluate(waist: Waist, run: Run, role: str, split: str, data: Path, local: P
     return found
 
 
+def losses_by_batch(waist: Waist, run: Run, sizes: list[int], data: Path, local: Path) -> dict[int, float]:
+    """Size of a validation batch -> the run's own loss of its best weights over the validation split, computed again."""
+    from segmentation import datasets, losses
+
+    prepared = waist.data(data, run)
+    model, loss = load(runs.weights(run, "best", waist.sweep.path, waist.cache, local)), losses.LOSSES[run.config["loss"]]()
+    model.compile(loss=loss, metrics=[losses.SplitSums(loss)])
+    batches = {size: datasets.Patches(prepared, "val", size) for size in sizes}
+    return {size: float(model.evaluate(patches, return_dict=True, verbose=0)["loss"]) for size, patches in batches.items()}
+
+
 def compute(model, prepared: PreparedSet, split: str) -> Evaluation:
     """Run the model over a split, batch by batch: neither the images nor the probabilities have to fit into memory."""
     from segmentation.datasets import Patches, predict  # Keras, and with it seconds, that the cache spares

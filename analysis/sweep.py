@@ -188,9 +188,8 @@ class Scale:
         self.log = bool(numeric and not rank and raw.min() > 0 and raw.max() / raw.min() >= LOG_FROM)
         self.distinct = sorted(set(raw.tolist()))
         raw = np.log10(raw) if self.log else raw
-        self.low, self.high = raw.min(), max(raw.max(), raw.min() + 1e-12)
-        if rank:  # a diverged run must not squeeze all others together
-            self.high = min(self.high, _top(raw))
+        top = _top(raw) if rank else raw.max()  # a diverged run must not squeeze all others together
+        self.low, self.high = raw.min(), max(top, raw.min() + 1e-12)
         self.whole = numeric and all(float(value).is_integer() for value in values)
         self.clipped = raw.max() > self.high
         self.places = np.clip((raw - self.low) / (self.high - self.low), 0, 1)

@@ -92,6 +92,13 @@ def test_every_figure_of_a_search_and_several_searches_on_the_same_axes(searched
     assert any("no rows" in note for note in section.notes)
 
 
+@pytest.mark.parametrize("values", [[0.5, 0.5], [0.2, 0.5, 1.6], [0.4]])
+def test_places_on_an_axis_lie_between_its_ends(values):
+    """Equal values too, as two runs stopped at the same loss have."""
+    places = search.Scale(values, rank=True).places
+    assert places[0] == 0 and ((places >= 0) & (places <= 1)).all() and (np.diff(places) >= 0).all()
+
+
 def test_importance_finds_what_decides(searched):
     shares, used = importance.importances(sweep(*searched))
     assert used == 12  # the diverged and the empty one do not count

@@ -172,6 +172,19 @@ def test_curves_after_an_epoch_come_from_the_weights_kept_then(made, tiny_set, t
     assert "kept the weights of epochs 3 (its best) and 2, not of 7; train with --keep-epoch 7" in said.output
 
 
+def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothing(made, tiny_set, tmp_path):
+    shutil.copytree(made[0] / "cache", tmp_path / "cache")
+    prepared = PreparedSet.open(tiny_set)
+    size = len(prepared.indices("val"))
+    common = {"checksum": prepared.manifest["checksum"]}
+    best, other = run("best", (0.4,), val_batch_size=1, **common), run("other", (0.5,), val_batch_size=size, **common)
+    keep(sweep(best, other, wandb_best="best"), tmp_path)
+    _, page = make_report(tmp_path, tiny_set)
+    found = re.search(rf"in batches of 1, (\S+); in batches of {size}, (\S+); difference (\S+)\.<", page)
+    one, whole, difference = map(float, found.groups())
+    assert one == pytest.approx(whole, abs=2e-6) and 0.1 < one < 2 and difference < 1e-5
+
+
 def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(made, tiny_set, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "copy")
     shutil.rmtree(folder / "cache" / "predictions")
