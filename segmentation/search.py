@@ -117,7 +117,7 @@ class Multifidelity(Policy):
     can be too sure of itself, above all where many runs agree by chance.
     """
 
-    FIRST = 4  # runs of the initial design
+    FIRST = 4  # runs of the initial design in the middle of the space, and as many at the beliefs where there are any
     CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
     LOYALTY = 0.5  # that share
     HALF = 2  # of the runs at a rung, one in so many goes on whatever the model says
@@ -137,19 +137,20 @@ class Multifidelity(Policy):
         return self._forecast[1]
 
     def propose(self, number, records):
-        random = self.random(number)
-        point = (
-            self.first(number) if number + len(self.earlier) < self.FIRST else self.promising(self.forecast(records), random)[0]
-        )
+        random, designed = self.random(number), self.FIRST * (2 if self.space.beliefs else 1)
+        known = number + len(self.earlier) >= designed
+        point = self.promising(self.forecast(records), random)[0] if known else self.first(number)
         return self.space.fresh(self.space.decode(point), records, random) | {EPOCHS: self.full}
 
     def first(self, number: int) -> np.ndarray:
-        """A point of the initial design: the middle of all numbers, or every other time what is believed of them, and each
-        category in turn."""
+        """A point of the initial design: each category in the middle of all numbers, then each at what is believed of them.
+
+        In this order a wrong belief is seen for what it is after an epoch, by those in the middle.
+        """
         chosen = np.zeros((0, len(self.space)))
         for k in range(number + 1):
             draws = self.space.points(self.random(k), 50)
-            draws[:, : len(self.space.numbers)] = self.space.middle(believed=k % 2 == 0)
+            draws[:, : len(self.space.numbers)] = self.space.middle(believed=k >= self.FIRST)
             chosen = np.vstack([chosen, draws[self.space.distances(draws, chosen).argmax()]])
         return chosen[-1]
 

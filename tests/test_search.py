@@ -304,6 +304,14 @@ class TestEverySearch:
         assert time.process_time() - begun < 2 * limit
 
 
+def test_our_own_search_begins_in_the_middle_then_at_the_beliefs_with_every_activation():
+    space = Space(DISTRIBUTIONS, {"learning_rate": Belief(0.0004, 2)}, uniform=0.25)
+    design = [search.Multifidelity(space, 3).propose(number, []) for number in range(8)]
+    for part, rate in ((design[:4], math.sqrt(1e-4 * 0.1)), (design[4:], 0.0004)):
+        assert {params["activation"] for params in part} == {"relu", "tanh", "swish", None}
+        assert [params["learning_rate"] for params in part] == pytest.approx([rate] * 4)
+
+
 def test_our_own_search_stops_nothing_of_the_better_half_and_something_of_the_worse():
     records = some_records(40)
     policy = search.Multifidelity(SPACE, 0)
