@@ -4,11 +4,13 @@ import collections
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from loopback_helpers import ROOT, served, wait_for  # noqa: F401  a fixture
+from loopback_helpers import ROOT, api, served, wait_for  # noqa: F401  fixtures
 
+from segmentation import search
 from segmentation.config import OBJECTIVE
 from segmentation.halving import brackets
 
@@ -109,6 +111,16 @@ def test_a_killed_scheduler_goes_on_without_losing_or_doubling_a_run(ended):
     assert sweep.schedulers == 2 and len(state["runs"]) == SHRUNK["multifidelity"][1]
     second = (sweep.folder / "scheduler-2.log").read_text()
     assert "loaded as" in second and "rejected" not in second and "failed to record" not in second, second
+
+
+def test_an_earlier_sweep_is_read_off_the_server(ended, api):  # noqa: F811
+    """As W&B's scheduler makes a study of the sweep's configuration, here one with `warm_start`."""
+    state, before = ended["tpe_halving"]
+    config = yaml.safe_load((ROOT / "sweeps" / "multifidelity.yaml").read_text())
+    config["parameters"][search.SETTINGS] = {"value": {"warm_start": before.path}}
+    known = search.multifidelity(SimpleNamespace(config=config)).sampler.policy.earlier
+    assert {record.params["learning_rate"] for record in known} == {config_of(run)["learning_rate"] for run in state["runs"]}
+    assert sorted(record.epoch for record in known) == sorted(run["historyLineCount"] for run in state["runs"])
 
 
 def test_the_scheduler_finds_the_package_from_its_folder_alone(tmp_path):
