@@ -2,7 +2,7 @@
 
 Each search is a policy: `propose` makes the next run's hyperparameters, `hopeless` says whether a run should stop, both from the
 records alone (trials.py). The seed of a proposal is the sweep's seed and the number of the run. So a scheduler that was
-killed goes on as if it had not been, from what the server holds.
+killed goes on as if it had not been, from what the server holds; our own alone remembers which runs it has judged.
 """
 
 import math
@@ -114,7 +114,8 @@ class Multifidelity(Policy):
 
     A run goes on while what it may still gain, for each epoch that it has to go, is worth a share of what a new run promises:
     a share, for a stop is for ever, and a new run may be stopped too. The better half of a rung goes on in any case: the model
-    can be too sure of itself, above all where many runs agree by chance.
+    can be too sure of itself, above all where many runs agree by chance. A run is judged once a rung, when it is first seen there
+    or beyond, for a scheduler may see several epochs at once; each further look would be one more chance to be unlucky.
     """
 
     FIRST = 4  # runs of the initial design in the middle of the space, and as many at the beliefs where there are any
@@ -127,6 +128,7 @@ class Multifidelity(Policy):
         super().__init__(space, seed)
         self.levels = rungs(1, self.full)
         self._forecast = None, None
+        self._judged: dict[int, int] = {}  # run -> its last rung; after a restart each is judged once more
 
     def forecast(self, records: list[Record]) -> Forecast:
         """Kept from call to call while the data are the same."""
@@ -168,7 +170,9 @@ class Multifidelity(Policy):
         return points[best], float(gain[best])
 
     def hopeless(self, run, records):
-        if run.infeasible or run.epoch not in self.levels[:-1] or not falls_behind(run, records, self.levels, self.HALF):
+        rung = max((level for level in self.levels[:-1] if level <= run.epoch), default=0)
+        judged, self._judged[run.number] = self._judged.get(run.number, 0), rung
+        if run.infeasible or rung == judged or not falls_behind(run, records, self.levels, self.HALF):
             return run.infeasible
         forecast = self.forecast(records)
         row = forecast.row[run.number]

@@ -1,7 +1,7 @@
 """What a search knows: the space it searches, and one record a run. Everything here is a value; nothing remembers.
 
-A proposal and a stop are functions of these records alone, so a search goes on after a restart where it was, and the order in
-which runs report cannot matter.
+A proposal is a function of these records alone, so a search goes on after a restart where it was, and the order in which runs
+report cannot matter.
 """
 
 import math

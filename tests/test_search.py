@@ -312,16 +312,20 @@ def test_our_own_search_begins_in_the_middle_then_at_the_beliefs_with_every_acti
         assert [params["learning_rate"] for params in part] == pytest.approx([rate] * 4)
 
 
-def test_our_own_search_stops_nothing_of_the_better_half_and_something_of_the_worse():
+@pytest.mark.parametrize("seen", [1, 2])
+def test_our_own_search_stops_nothing_of_the_better_half_and_something_of_the_worse(seen):
+    """Whether the scheduler sees a run at the rung or, having looked away, only beyond it; and it asks once."""
     records = some_records(40)
     policy = search.Multifidelity(SPACE, 0)
-    reached = [run for run in records if run.curve]
+    reached = [run for run in records if run.epoch >= seen]
     stopped = []
     for run in reached:
-        early = Record(run.number, run.params, 27, {1: run.curve[1]}, running=True)
-        if policy.hopeless(early, [early if other is run else other for other in records]):
+        early = Record(run.number, run.params, 27, {e: run.curve[e] for e in range(1, seen + 1)}, running=True)
+        others = [early if other is run else other for other in records]
+        if policy.hopeless(early, others):
             stopped.append(run.curve[1])
-    assert stopped and min(stopped) >= np.median([run.curve[1] for run in reached])
+        assert not policy.hopeless(early, others)
+    assert stopped and min(stopped) >= np.median([run.curve[1] for run in records if run.curve])
 
 
 def test_an_earlier_sweep_is_data_for_the_model():
