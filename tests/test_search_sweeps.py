@@ -19,7 +19,7 @@ SHRUNK = {  # search -> (largest budget in epochs, runs)
     "tpe_halving": (4, 2),
     "hyperband": (3, 6),
     "bohb": (3, 6),
-    "multifidelity": (3, 6),
+    "multifidelity": (3, 5),  # four of the initial design, one of the model
 }
 
 
