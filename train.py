@@ -85,6 +85,7 @@ def train(wandb_run, config: Config, prepared: PreparedSet, folder: Path, signal
     loss = losses.LOSSES[config.loss]()
     if not checkpoint.epoch:
         model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)])
+        model.optimizer.build(model.trainable_variables)  # variables made in the first step would have it traced twice
     patches = len(train_data.indices)
     watch = [
         keras.callbacks.LambdaCallback(on_train_batch_end=signals.check, on_test_batch_end=signals.check),
