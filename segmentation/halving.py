@@ -19,19 +19,24 @@ def rungs(first: int, full: int, eta: int = ETA) -> list[int]:
     return [*steps, full]
 
 
+def rung_of(run: Record, levels: list[int]) -> int:
+    """The highest rung below the full budget, the last level, that a run has reached; 0 before the first."""
+    return max((level for level in levels[:-1] if level <= run.epoch), default=0)
+
+
 def falls_behind(run: Record, records: list[Record], levels: list[int], eta: int = ETA) -> bool:
     """Whether a run is outside the best 1 / eta (at least one run) of those that reached the highest rung below its epoch.
 
     Asynchronous: compared with whoever is there; a run that diverged is nowhere, else it would lift a worse one over the bar.
     Equal values are ranked by number, so exactly one order exists.
     """
-    passed = [level for level in levels[:-1] if level <= run.epoch]
-    if run.infeasible or not passed:
+    rung = rung_of(run, levels)
+    if run.infeasible or not rung:
         return run.infeasible
     alive = [other for other in records if not other.infeasible]
-    reached = [(value, other.number) for other in alive if (value := other.value(passed[-1])) is not None]
+    reached = [(value, other.number) for other in alive if (value := other.value(rung)) is not None]
     kept = sorted(reached)[: max(1, len(reached) // eta)]
-    return (run.value(passed[-1]), run.number) not in kept
+    return (run.value(rung), run.number) not in kept
 
 
 Plan = list[list[tuple[int, int]]]  # brackets, the most exploring first; each a list of stages (configurations, epochs)

@@ -24,7 +24,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from segmentation.config import OBJECTIVE, WORST, Config
 from segmentation.gaussian import expected_improvement
-from segmentation.halving import brackets, falls_behind, next_budget, rungs
+from segmentation.halving import brackets, falls_behind, next_budget, rung_of, rungs
 from segmentation.multifidelity import Forecast
 from segmentation.trials import EPOCHS, Belief, Record, Space, read, record
 
@@ -170,7 +170,7 @@ class Multifidelity(Policy):
         return points[best], float(gain[best])
 
     def hopeless(self, run, records):
-        rung = max((level for level in self.levels[:-1] if level <= run.epoch), default=0)
+        rung = rung_of(run, self.levels)
         judged, self._judged[run.number] = self._judged.get(run.number, 0), rung
         if run.infeasible or rung == judged or not falls_behind(run, records, self.levels, self.HALF):
             return run.infeasible
