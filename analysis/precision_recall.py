@@ -60,8 +60,9 @@ def make(waist: Waist, data: Path, local: Path, epoch: int | None = None) -> Sec
     if not found:
         raise Unavailable(" ".join(notes))
     notes += [f"The set has no {split} split." for split in SPLITS if split not in splits]
-    if "best" in found and "val_batch_size" in waist.sweep.varied():
-        notes.append(_by_batch(waist, data, local))
+    sizes = sorted({run.config["val_batch_size"] for run in waist.sweep.runs if run.config.get("val_batch_size")})
+    if epoch is None and "best" in found and len(sizes) > 1:
+        notes.append(_by_batch(waist, sizes[0], sizes[-1], data, local))
     suffix = f"_epoch_{epoch}" if epoch else ""
     when = f"after {epoch} epochs" if epoch else "of the best epoch"
     per_class = [row for role, by_split in found.items() for row in _class_rows(role, by_split)]
@@ -116,11 +117,9 @@ def _weights_role(run: Run, epoch: int | None) -> str:
     return "kept"
 
 
-def _by_batch(waist: Waist, data: Path, local: Path) -> str:
+def _by_batch(waist: Waist, small: int, large: int, data: Path, local: Path) -> str:
     """Where a search had a say in the size of validation batches: what the objective owes to it."""
-    searched = [run.config["val_batch_size"] for run in waist.sweep.runs if run.config.get("val_batch_size")]
-    found = losses_by_batch(waist, waist.run("best"), [min(searched), max(searched)], data, local)
-    (small, first), (large, second) = found.items()
+    first, second = losses_by_batch(waist, waist.run("best"), [small, large], data, local).values()
     return (
         f"val_batch_size was searched, from {small} to {large}: val_loss of the best weights, computed again in batches of "
         f"{small}, {first:.6f}; in batches of {large}, {second:.6f}; difference {abs(first - second):.1g}."

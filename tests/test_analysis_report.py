@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_helpers import SWEEP, keep, run, sweep
+from analysis_helpers import SWEEP, keep, run, sweep, waist
 from click.testing import CliRunner
 from conftest import run_module
 from sklearn import metrics as witness
@@ -183,6 +183,13 @@ def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothi
     found = re.search(rf"in batches of 1, (\S+); in batches of {size}, (\S+); difference (\S+)\.<", page)
     one, whole, difference = map(float, found.groups())
     assert one == pytest.approx(whole, abs=2e-6) and 0.1 < one < 2 and difference < 1e-5
+
+
+def test_runs_without_a_validation_batch_beside_one_size_of_it_are_no_search_of_it(made, tiny_set, tmp_path):
+    shutil.copytree(made[0] / "cache", tmp_path / "cache")
+    checksum = PreparedSet.open(tiny_set).manifest["checksum"]
+    found = sweep(run("best", (0.4,), checksum=checksum), run("other", (0.5,), checksum=checksum, val_batch_size=None))
+    assert precision_recall.make(waist(found, tmp_path), tiny_set, tmp_path / "no").notes == []
 
 
 def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(made, tiny_set, tmp_path):
