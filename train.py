@@ -9,12 +9,10 @@ from pathlib import Path
 
 import click
 
-from segmentation.config import OBJECTIVE, Config
+from segmentation.config import OBJECTIVE, STATUSES, Config
 from segmentation.ending import BadInput, RunEnded, Signals, input_checked, memory_watched
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
-
-EXIT_CODES = {"finished": 0, "stopped": 0, "diverged": 0, "oom": 0, "interrupted": 130, "preempted": 143}  # 128 + signal
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
@@ -40,11 +38,11 @@ def main(context: click.Context, data: Path, runs: Path, **_) -> None:
             status = run(given(context), data, runs, signals)
         except BadInput as error:
             raise click.ClickException(str(error)) from error
-    sys.exit(EXIT_CODES[status])
+    sys.exit(STATUSES[status])
 
 
 def run(options: dict, data: Path, runs: Path, signals: Signals) -> str:
-    """One W&B run from its first to its last word; how it ended is a key of EXIT_CODES."""
+    """One W&B run from its first to its last word; how it ended is a key of STATUSES."""
     with input_checked():
         prepared = PreparedSet.open(data)
         Config.from_mapping(options).check_patch_size(prepared.patch_size)
@@ -60,7 +58,7 @@ def run(options: dict, data: Path, runs: Path, signals: Signals) -> str:
     except BaseException:
         wandb_run.finish(exit_code=1)
         raise
-    tracking.finish(wandb_run, status, EXIT_CODES[status])
+    tracking.finish(wandb_run, status, STATUSES[status])
     print(f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}", flush=True)
     return status
 

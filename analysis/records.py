@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from segmentation.config import BASELINE, OBJECTIVE, Config
+from segmentation.config import BASELINE, OBJECTIVE, STATUSES, Config
 
 NOT_HYPERPARAMETERS = ("data", "environment", "configuration", "_wandb")  # what else a run's config holds
 NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")  # two runs that differ in no others are repeats of one configuration
 LIVE = ("running", "pending", "preempting", "queued")
-STATUSES = ("finished", "stopped", "diverged", "oom", "interrupted", "preempted")  # what train.py writes into a run's summary
 OUTCOMES = (*STATUSES, "failed", "running")
 """How a run may have ended, in the order in which they are told: its status, or else what W&B's own state says."""
 

@@ -14,6 +14,9 @@ OBJECTIVE = "best_val_loss"
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
 """The published setting that every search has to beat; a run is a baseline when it holds these values."""
 
+STATUSES = {"finished": 0, "stopped": 0, "diverged": 0, "oom": 0, "interrupted": 130, "preempted": 143}
+"""How a run can end -> exit code of `train.py` (128 + signal number where a signal ended it). The one list of statuses."""
+
 WORST = {"dice_focal": 1.671587, "dice_focal_published": 1.671587, "cross_entropy": 16.118095}
 """The largest value of each loss, cut to six decimals: the objective of a run that diverged or ran out of memory."""
 

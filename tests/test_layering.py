@@ -10,7 +10,7 @@ PACKAGES = ("segmentation", "analysis", "loopback")
 
 # Modules of `segmentation` by tier; each may import those of lower tiers and, within a tier, those listed before it.
 TIERS = [
-    ["config", "labels", "ending"],
+    ["errors", "config", "labels", "ending"],
     ["options", "tiling", "splits", "prepared", "augmentation", "metrics", "sources"],
     ["prepare", "synthetic", "datasets", "models", "losses", "callbacks"],
     ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],

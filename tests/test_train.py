@@ -91,7 +91,7 @@ def test_val_loss_does_not_depend_on_val_batch_size(tiny_set):
 def test_a_diverged_run_is_finite_and_ranks_last(offline, tiny_set):
     status, state = offline(tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear")
     assert status == "diverged" and state["rows"] == []
-    assert train.EXIT_CODES[status] == 0
+    assert train.STATUSES[status] == 0
     assert math.isfinite(losses.CrossEntropy.worst)
 
 
