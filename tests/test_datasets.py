@@ -9,6 +9,7 @@ import pytest
 
 from segmentation.augmentation import augmenter
 from segmentation.datasets import Patches
+from segmentation.errors import UserError
 from segmentation.labels import IGNORE
 from segmentation.prepared import PreparedSet
 
@@ -85,7 +86,7 @@ def test_brightness_leaves_the_mask_alone(random):
 
 
 def test_a_folder_that_is_no_set_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m segmentation\.prepare RAW"):
+    with pytest.raises(UserError, match=r"python -m segmentation\.prepare RAW"):
         PreparedSet.open(tmp_path)
 
 
@@ -93,10 +94,10 @@ def test_another_format_is_refused(tiny_set, tmp_path):
     shutil.copy(tiny_set / "manifest.json", tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text()) | {"format_version": 99}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="format 99"):
+    with pytest.raises(UserError, match="format 99"):
         PreparedSet.open(tmp_path)
 
 
 def test_a_split_without_patches_is_named(prepared):
-    with pytest.raises(ValueError, match="no holdout patches"):
+    with pytest.raises(UserError, match="no holdout patches"):
         prepared.indices("holdout")
