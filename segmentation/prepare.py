@@ -33,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segmentation import splits
-from segmentation.errors import UserError
+from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, IGNORE, VALUES, count, encode
 from segmentation.prepared import DATA_FILES, FORMAT_VERSION, PreparedSet, checksums
 from segmentation.sources import Part, decode, find_parts, find_root, read_bytes
@@ -82,8 +82,9 @@ def prepare(raw: Path, out: Path, options: Options, force: bool = False, workers
     with other options is replaced only with `force`; a folder that is not a prepared set never is.
     """
     root = find_root(raw)
-    _check_place(out)
     existing = _manifest_of(out)
+    if existing is None or force:
+        _check_place(out)
     parts, problems = find_parts(root, options.patch_size)
     if not (parts or problems):
         raise UserError(f"{root} holds tiles, but no image in any of them")
@@ -94,17 +95,16 @@ def prepare(raw: Path, out: Path, options: Options, force: bool = False, workers
     if existing and not force:
         if existing["checksum"] != checksum:
             raise UserError(f"{out} {_difference(existing, options)}; name another folder, or replace it with --force")
-        PreparedSet.open(out)
-    if existing and existing["checksum"] == checksum and _is_whole(out):
+        PreparedSet.open(out)  # raises where the set is damaged
         return False
-    with _written(out), _written_beside(out) as folder:
+    with written(out), _written_beside(out) as folder:
         _write(parts, options, folder, workers, checksum)
     return True
 
 
 def _check_place(out: Path) -> None:
     """UserError where the folder `out` cannot be made, before any image is read."""
-    with _written(out):
+    with written(out):
         place = out if out.exists() else next(path for path in out.parents if path.exists())
     if not place.is_dir():
         raise UserError(f"cannot write {out}: {place} is not a folder; name another folder")
@@ -113,38 +113,21 @@ def _check_place(out: Path) -> None:
         raise UserError(f"cannot write {out}: {parent} is not writable; name another folder")
 
 
-@contextmanager
-def _written(out: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to read or write at `out` into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; free space, or name another folder") from error
-
-
-def _is_whole(out: Path) -> bool:
-    try:
-        PreparedSet.open(out)
-    except UserError:
-        return False
-    return True
-
-
 def _manifest_of(out: Path) -> dict | None:
     """The manifest in `out`, None where nothing is there; UserError for a folder that is something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if all((out / name).is_file() for name in FILES):
-        with suppress(ValueError):  # not JSON
+    with written(out), suppress(ValueError):  # not JSON
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return None
+        if all((out / name).is_file() for name in FILES):
             manifest = json.loads((out / "manifest.json").read_text())
-            if isinstance(manifest, dict) and "checksum" in manifest:
+            if isinstance(manifest, dict) and "checksum" in manifest and isinstance(manifest.get("options"), dict):
                 return manifest
     raise UserError(f"{out} exists and is not a prepared set; name another folder, or remove it")
 
 
 def _difference(existing: dict, options: Options) -> str:
     """How the set described by the manifest `existing` differs from what `options` ask for, in words."""
-    was, now = existing.get("options", {}), asdict(options)
+    was, now = existing["options"], asdict(options)
     changed = [f"--{name.replace('_', '-')} {was.get(name)}" for name in now if was.get(name) != now[name]]
     if changed:
         return f"was prepared with {' '.join(changed)}"
@@ -418,13 +401,14 @@ def _download(raw: Path) -> None:
     help="What to do with a mask colour that is no class's: stop and list them, or ignore those pixels.",
 )
 @click.option("--download", is_flag=True, help="First fetch the real set from Kaggle into RAW, if RAW does not exist.")
-@click.option("--force", is_flag=True, help="Replace a prepared set in OUT that was made otherwise.")
+@click.option("--force", is_flag=True, help="Replace a prepared set in OUT, whatever it was made from.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads; the result is the same. Default: one a core, at most 8.")
 def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None, **options) -> None:
     """Turn the raw tiles in RAW into a prepared set in the new folder OUT.
 
     RAW holds `Tile N/images/image_part_00K.jpg` and `Tile N/masks/image_part_00K.png`. Every file is checked first and all bad
-    ones are listed at once. An EXIF orientation is ignored: image and mask are taken as their files store them. OUT gets images.npy, masks.npy, patches.csv and manifest.json, all of them or none.
+    ones are listed at once. Images are taken as their files store them: an EXIF orientation is ignored. OUT gets
+    images.npy, masks.npy, patches.csv and manifest.json, all of them or none.
 
     \b
     Examples:

@@ -38,27 +38,20 @@ class PreparedSet:
             UserError: There is no set, or it is damaged, incomplete or of another version.
         """
         folder = Path(folder)
-        again = f"prepare it again: python -m segmentation.prepare RAW {folder} --force"
         file = folder / "manifest.json"
+        again = f"remove {folder} and prepare it again: python -m segmentation.prepare RAW {folder}"
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{folder} holds no prepared set; make one: python -m segmentation.prepare RAW {folder}") from None
+            if not file.is_file():
+                raise UserError(f"{folder} holds no prepared set; make one: python -m segmentation.prepare RAW {folder}")
+            manifest = _manifest(file, again)
+            for name in DATA_FILES:
+                if not (folder / name).is_file():
+                    raise UserError(f"{folder / name} is missing; {again}")
+            found = checksums(folder)
         except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}") from error
-        except ValueError:  # neither JSON nor UTF-8
-            manifest = None
-        if not isinstance(manifest, dict) or "format_version" not in manifest:
-            raise UserError(f"{file} is damaged; {again}")
-        version = manifest["format_version"]
-        if version != FORMAT_VERSION:
-            raise UserError(f"{folder} is of format {version}, this version reads {FORMAT_VERSION}; {again}")
-        if "files" not in manifest:
-            raise UserError(f"{file} has no checksums of the arrays: an older version made this set; {again}")
-        if not all(isinstance(manifest.get(key), kind) for key, kind in _KEYS.items()):
-            raise UserError(f"{file} is damaged; {again}")
-        for name, checksum in checksums(folder).items():
-            if checksum != manifest["files"].get(name):
+            raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+        for name in DATA_FILES:
+            if found[name] != manifest["files"].get(name):
                 raise UserError(f"{folder / name} is not the file that was prepared: damaged or exchanged; {again}")
         return cls(folder, manifest)
 
@@ -97,19 +90,14 @@ class PreparedSet:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Name -> SHA-256 of the set's data files. UserError where one cannot be read."""
+    """Name -> SHA-256 of the set's data files."""
     with ThreadPoolExecutor(len(DATA_FILES)) as pool:  # hashing runs outside the interpreter lock
         return dict(zip(DATA_FILES, pool.map(lambda name: _checksum(folder / name), DATA_FILES), strict=True))
 
 
 def _checksum(path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():  # a named pipe would wait for ever
-            raise UserError(f"{path} is not a regular file")
-        state = path.stat()
-        return _checksum_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    state = path.stat()
+    return _checksum_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -117,3 +105,20 @@ def _checksum_of_state(path: Path, *_state: int) -> str:
     """SHA-256 of a file, computed once per process unless the file's inode, size or time of change differ."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(file: Path, again: str) -> dict:
+    """The manifest in `file`. UserError, which ends with the next step `again`, where this version cannot read it."""
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # neither JSON nor UTF-8
+        manifest = None
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        raise UserError(f"{file} is damaged; {again}")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise UserError(f"{file} is of format {manifest['format_version']}, this version reads {FORMAT_VERSION}; {again}")
+    if "files" not in manifest:
+        raise UserError(f"{file} has no checksums of the arrays: an older version made this set; {again}")
+    if not all(isinstance(manifest.get(key), kind) for key, kind in _KEYS.items()):
+        raise UserError(f"{file} is damaged; {again}")
+    return manifest

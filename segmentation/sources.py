@@ -161,9 +161,7 @@ def decode(content: bytes, name: str) -> np.ndarray:
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error as error:
-        raise UserError(
-            f"{name}: OpenCV cannot decode it ({error.err or error.msg}); it takes up to {MAX_PIXELS:,} px"
-        ) from error
+        raise UserError(f"{name}: OpenCV cannot decode it; is it damaged or larger than {MAX_PIXELS:,} px?") from error
     if pixels is None:
         raise UserError(f"{name}: not an image that OpenCV can read, or a damaged one" if content else f"{name}: empty file")
     return pixels

@@ -18,7 +18,7 @@ import click
 import cv2
 import numpy as np
 
-from segmentation.errors import UserError
+from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, IGNORE, decode
 from segmentation.splits import groups
 
@@ -410,16 +410,15 @@ def main(out: Path, seed: int, tiles: int, size: int) -> None:
     """
     out = out.absolute()
     beside = out.with_name(f".{out.name}.partial")
-    try:
+    with written(out):
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} exists and is not empty; name another folder, or remove it")
         shutil.rmtree(beside, ignore_errors=True)
-        write(beside, seed, tiles, size)
-        beside.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; free space, or name another folder") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            write(beside, seed, tiles, size)
+            beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     click.echo(f"{out}: {tiles} tiles of 9 parts, about {size} px each (seed {seed})")
 
 
