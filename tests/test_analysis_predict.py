@@ -140,7 +140,7 @@ def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
         said = CliRunner().invoke(predict.main, [*command, str(out)])
         assert said.exit_code == 1 and said.output.startswith(f"Error: cannot write {out}"), said.output
-    with images.largest_file(1000):
+    with images.largest_file(60):
         said = CliRunner().invoke(predict.main, [*command, str(tmp_path / "full")])
     assert said.exit_code == 1 and f"cannot write {tmp_path / 'full'}: File too large" in said.output
     assert not list((tmp_path / "full").iterdir())

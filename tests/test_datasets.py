@@ -94,7 +94,7 @@ def test_another_format_is_refused(tiny_set, tmp_path):
     shutil.copy(tiny_set / "manifest.json", tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text()) | {"format_version": 99}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="format 99.*prepare it again"):
+    with pytest.raises(UserError, match=r"format 99.*prepare it again"):
         PreparedSet.open(tmp_path)
 
 

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from segmentation import synthetic
+from segmentation.errors import UserError
 from segmentation.labels import CLASSES, COLORS, IGNORE, count, encode
 from segmentation.prepare import FILES, BadInputError, Options, main, prepare
 from segmentation.splits import OVERLAPPING
@@ -335,8 +336,8 @@ def test_an_impossible_place_is_one_line_before_any_image_is_read(city, tmp_path
         assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), refused.output
         assert refused.output.count("\n") == 1
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
-    refused = run(city, tmp_path / "set", "--patch-size", 32)
-    assert refused.exit_code == 1 and f"{tmp_path} is not writable" in refused.output
+    with pytest.raises(UserError, match=f"{tmp_path} is not writable"):
+        prepare(city, tmp_path / "set", SMALL)
 
 
 def test_unknown_colors_stop_or_are_ignored(copy, tmp_path):
