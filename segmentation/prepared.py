@@ -1,4 +1,4 @@
-"""The prepared set, read: what `segmentation.prepare` wrote, checked and mapped. NumPy only, so that importing it is cheap."""
+"""The prepared set: what `segmentation.prepare` wrote, checked and mapped. Without OpenCV, so importing it is cheap."""
 
 import csv
 import json

@@ -227,7 +227,7 @@ def _possible(height: int, width: int, name: str) -> tuple[int, int]:
 class _Scan(io.BytesIO):
     """A JPEG file up to its end marker, whose last _SPARE bytes and _LOOKAHEAD are read apart from the rest.
 
-    A decoder that is content before it has read them was given too much data, one that asks for more too little.
+    A decoder that stops before it has read them was given too much data. One that asks for more has too little.
     libjpeg itself reports neither: at an end marker it makes up what is missing.
     """
 
