@@ -5,6 +5,8 @@
 
 import os
 import re
+import secrets
+import string
 import subprocess
 import tempfile
 import time
@@ -53,7 +55,7 @@ def mode() -> str:
 
 def run_id() -> str:
     """The run's id: WANDB_RUN_ID, or a new one. Raises UserError for an id that W&B or a file system refuses."""
-    name = os.environ.get("WANDB_RUN_ID") or wandb.util.generate_id()
+    name = os.environ.get("WANDB_RUN_ID") or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
     if not RUN_ID.fullmatch(name):
         raise UserError(f"WANDB_RUN_ID={name!r} is not a run id; use letters, digits, '-', '_' and '.' (not first), 128 at most")
     return name
