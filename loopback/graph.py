@@ -12,7 +12,7 @@ from pathlib import Path
 from graphql import DocumentNode, GraphQLError, GraphQLSchema, build_schema, execute_sync, parse, validate
 from graphql.language import OperationDefinitionNode
 
-from loopback import agents, artifacts, projects, runs, sweep_controls
+from loopback import agents, artifacts, projects, runs, stream, sweep_controls
 from loopback.links import Links
 from loopback.search import Search
 from loopback.store import NotFoundError, Store
@@ -20,7 +20,7 @@ from loopback.store import NotFoundError, Store
 logger = logging.getLogger("loopback")
 
 RESOLVERS: dict[str, dict[str, Callable]] = {}
-for subject in (projects, runs, sweep_controls, agents, artifacts):
+for subject in (projects, runs, stream, sweep_controls, agents, artifacts):
     for type_name, fields in subject.RESOLVERS.items():
         RESOLVERS.setdefault(type_name, {}).update(fields)
 

@@ -11,7 +11,7 @@ import time
 from loopback import lifecycle
 from loopback.projects import RUNS
 from loopback.search import Search
-from loopback.store import NotFoundError, Store, dumps, now
+from loopback.store import DEFAULT_PROJECT, ENTITY, NotFoundError, Store, dumps, now
 from loopback.sweep_controls import config_of
 
 logger = logging.getLogger("loopback")
@@ -114,3 +114,39 @@ def _count(keys: dict, key: str, value) -> None:
             entry["count"] += 1
             return
     counts.append({"type": kind, "count": 1})
+
+
+def rewind_run(_source, info, input: dict) -> dict:
+    """Removes the rows after a step, so that a process can continue from there (`resume_from=ID?_step=N`).
+
+    The summary becomes the last values in the rows that stay. System metrics and console start over, because the
+    client numbers their lines from 0 after a rewind. Raises ValueError for any metric but `_step`.
+    """
+    store, metric, step = info.context.store, input["metricName"], input["metricValue"]
+    if metric != "_step":
+        raise ValueError(f"a run can be rewound to a _step, not to a value of {metric}")
+    with store.writing():
+        run = _run(store, input.get("entityName") or ENTITY, input.get("projectName") or DEFAULT_PROJECT, input["runName"])
+        if run is None:
+            raise ValueError(f"run {input['runName']} does not exist, so it cannot be rewound")
+        sql = "SELECT line FROM history WHERE run_id = ? AND step > ? ORDER BY line LIMIT 1"
+        removed = store.value(sql, run["id"], step)
+        lines = run["history_lines"] if removed is None else removed
+        store.write("DELETE FROM history WHERE run_id = ? AND line >= ?", run["id"], lines)
+        store.write("DELETE FROM events WHERE run_id = ?", run["id"])
+        store.write("DELETE FROM console WHERE run_id = ?", run["id"])
+        keys, summary = {"keys": {}, "lastStep": -1}, {}
+        for cell in store.all("SELECT row FROM history WHERE run_id = ? ORDER BY line", run["id"]):
+            row = json.loads(cell["row"])
+            for key, value in row.items():
+                _count(keys["keys"], key, value)
+            keys["lastStep"] = max(keys["lastStep"], row.get("_step", -1))
+            summary |= row
+        counts = {"history_lines": lines, "event_lines": 0, "log_lines": 0}
+        lifecycle.change(store, run["id"], **counts, history_keys=dumps(keys), summary=dumps(summary))
+        lifecycle.begin(store, run)
+    info.context.search.forget(run["sweep_id"])
+    return {"rewoundRun": _run(store, run["entity_name"], run["project_name"], run["name"])}
+
+
+RESOLVERS = {"Mutation": {"rewindRun": rewind_run}}
