@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import blending, runs
 from analysis.sections import Section, Table
-from analysis.waist import Waist, plainly, results_option, runs_option, tell
+from analysis.waist import Waist, results_option, runs_option, tell
 from segmentation import sources
 from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, NUM_CLASSES, decode
@@ -28,7 +28,6 @@ TINT = 0.45  # of the class colour in the overlay
 @runs_option
 @click.option("--scale", type=click.IntRange(1, 64), help="Shrink by this first. Default: as the run's data was, 1 for a file.")
 @click.option("--role", type=click.Choice(["best", "kept"]), default="best", show_default=True, help="Which weights of the run.")
-@plainly
 def main(images: tuple[Path, ...], weights: str, folder: Path, local: Path, scale: int | None, role: str) -> None:
     """Predict the classes of whole images: any size, down to one pixel.
 
