@@ -121,6 +121,7 @@ def make(image: np.ndarray, name: str, folder: Path, size: int, answer: Callable
     ]
     table = Table(folder / f"{name}_areas", f"Areas in {name}", ("class", "color", "pixels", "share"), rows, ("csv",))
     with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for file, pixels in files.items():
             save(folder / file, cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         table.write()

@@ -101,7 +101,11 @@ def _door() -> Iterator[Any]:
     except ImportError as error:
         raise UserError(f"W&B's client is not installed ({error})") from error
     address = wandb.setup().settings.base_url
-    _asked(address, lambda: wandb.Api(timeout=ANSWER_SECONDS))  # checks server and key
+    try:
+        wandb.Api(timeout=ANSWER_SECONDS)  # checks server and key
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"W&B at {address} is not reachable, or refuses the key ({reason}); log in: wandb login") from error
     yield _asked(address, lambda: wandb.Api(timeout=30))
 
 

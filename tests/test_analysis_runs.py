@@ -67,7 +67,7 @@ WEIGHTS = """
     from pathlib import Path
     from analysis import runs
     from analysis.records import Run
-from segmentation.errors import UserError
+    from segmentation.errors import UserError
 
     path, cache, ids = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     for case, role in (("better", "best"), ("gone", "best"), ("halved", "best"), ("good", "best"), ("better", "kept")):
