@@ -143,9 +143,7 @@ def latency(server: daemon.Server, requests: int = 200) -> None:
 def reading(server: daemon.Server, sweep: str) -> None:
     """Prints how long wandb.Api takes to read every row of a sweep of READ runs."""
     command = [sys.executable, "-c", READING, f"loopback/bench/{sweep}"]
-    done = subprocess.run(
-        command, env=daemon.environment(server), check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=daemon.environment(server), check=True, capture_output=True, text=True)
     rows, seconds = done.stdout.split()
     print(f"wandb.Api reads {READ} runs, {rows} rows: {float(seconds):.2f} s")
 

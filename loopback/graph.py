@@ -15,7 +15,7 @@ from graphql.language import OperationDefinitionNode
 from loopback import agents, artifacts, projects, runs, sweep_controls
 from loopback.links import Links
 from loopback.search import Search
-from loopback.store import NotFoundError, Store
+from loopback.store import NotFoundError, Store, disk_is_full
 
 logger = logging.getLogger("loopback")
 
@@ -65,21 +65,34 @@ def schema() -> GraphQLSchema:
     return built
 
 
-@lru_cache(maxsize=512)  # clients send the same few texts over and over; parsing them costs more than answering
+LONGEST_KEPT = 20_000  # characters of a query that is kept parsed; the longest of W&B's client has 6,000
+
+
 def _document(text: str) -> tuple[DocumentNode, tuple[GraphQLError, ...]]:
+    return (_kept if len(text) <= LONGEST_KEPT else _kept.__wrapped__)(text)
+
+
+@lru_cache(maxsize=128)  # clients send the same few texts over and over; parsing them costs more than answering
+def _kept(text: str) -> tuple[DocumentNode, tuple[GraphQLError, ...]]:
     document = parse(text, max_tokens=20_000)
     return document, tuple(validate(schema(), document))
 
 
 class Unknown:
-    """Operations and fields that were asked for and are not served: each is logged once, all are counted."""
+    """Operations and fields that were asked for and are not served: each is logged once, all are counted.
+
+    Of a name 200 characters are kept, and of names the first 1,000.
+    """
 
     def __init__(self):
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, what: str) -> None:
+        what = what[:200]
         with self._lock:
+            if what not in self._counts and len(self._counts) >= 1000:
+                what = "further names"
             self._counts[what] += 1
             first = self._counts[what] == 1
         if first:
@@ -92,21 +105,21 @@ class Unknown:
         return sorted(self._counts)
 
 
-def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
-    """HTTP status and body for one GraphQL request `{query, variables, operationName}`."""
+def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict, list[Exception | None]]:
+    """HTTP status and body for one GraphQL request `{query, variables, operationName}`, and what resolvers raised."""
     text = body.get("query")
     variables = body.get("variables") or {}
     if not isinstance(text, str) or not isinstance(variables, dict):
-        return 400, {"errors": [{"message": "a GraphQL request is {query: text, variables: object}"}]}
+        return 400, {"errors": [{"message": "a GraphQL request is {query: text, variables: object}"}]}, []
     try:
         document, violations = _document(text)
     except GraphQLError as error:
-        return 400, {"errors": [{"message": error.message}]}
+        return 400, {"errors": [{"message": error.message}]}, []
     names = [node.name.value for node in document.definitions if isinstance(node, OperationDefinitionNode) and node.name]
     if violations:
         for error in violations:
             unknown.add(f"{'/'.join(names) or 'unnamed operation'}: {error.message}")
-        return 200, {"errors": [{"message": error.message} for error in violations]}
+        return 200, {"errors": [{"message": error.message} for error in violations]}, []
     result = execute_sync(
         schema(),
         document,
@@ -117,18 +130,19 @@ def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
     )
     reply = {"data": result.data}
     if not result.errors:
-        return 200, reply
+        return 200, reply, []
     reply["errors"] = [{"message": error.message, "path": error.path} for error in result.errors]
     for error in result.errors:
         if "is not defined by type" in error.message:  # a field of an input
             unknown.add(f"{'/'.join(names)}: {error.message}")
-    return _status(result.errors, names), reply
+    return _status(result.errors, names), reply, [error.original_error for error in result.errors]
 
 
 def _status(errors: list[GraphQLError], names: list[str]) -> int:
     if any(isinstance(error.original_error, NotFoundError) for error in errors):
         return 404  # what makes an agent of a deleted sweep stop instead of asking for ever
     for error in errors:
-        if not isinstance(error.original_error, (ValueError, GraphQLError, type(None))):
+        known = isinstance(error.original_error, (ValueError, GraphQLError, type(None)))
+        if not known and not disk_is_full(error.original_error):
             logger.error("%s failed", "/".join(names), exc_info=error.original_error)
     return 200
