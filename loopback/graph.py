@@ -105,21 +105,21 @@ class Unknown:
         return sorted(self._counts)
 
 
-def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict, list[Exception | None]]:
-    """HTTP status and body for one GraphQL request `{query, variables, operationName}`, and what resolvers raised."""
+def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
+    """HTTP status and body for one GraphQL request `{query, variables, operationName}`."""
     text = body.get("query")
     variables = body.get("variables") or {}
     if not isinstance(text, str) or not isinstance(variables, dict):
-        return 400, {"errors": [{"message": "a GraphQL request is {query: text, variables: object}"}]}, []
+        return 400, {"errors": [{"message": "a GraphQL request is {query: text, variables: object}"}]}
     try:
         document, violations = _document(text)
     except GraphQLError as error:
-        return 400, {"errors": [{"message": error.message}]}, []
+        return 400, {"errors": [{"message": error.message}]}
     names = [node.name.value for node in document.definitions if isinstance(node, OperationDefinitionNode) and node.name]
     if violations:
         for error in violations:
             unknown.add(f"{'/'.join(names) or 'unnamed operation'}: {error.message}")
-        return 200, {"errors": [{"message": error.message} for error in violations]}, []
+        return 200, {"errors": [{"message": error.message} for error in violations]}
     result = execute_sync(
         schema(),
         document,
@@ -130,19 +130,20 @@ def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict, l
     )
     reply = {"data": result.data}
     if not result.errors:
-        return 200, reply, []
+        return 200, reply
     reply["errors"] = [{"message": error.message, "path": error.path} for error in result.errors]
     for error in result.errors:
         if "is not defined by type" in error.message:  # a field of an input
             unknown.add(f"{'/'.join(names)}: {error.message}")
-    return _status(result.errors, names), reply, [error.original_error for error in result.errors]
+    return _status(result.errors, names), reply
 
 
 def _status(errors: list[GraphQLError], names: list[str]) -> int:
     if any(isinstance(error.original_error, NotFoundError) for error in errors):
         return 404  # what makes an agent of a deleted sweep stop instead of asking for ever
+    if any(disk_is_full(error.original_error) for error in errors):
+        return 507  # W&B's client repeats such a request, and not one with a GraphQL error
     for error in errors:
-        known = isinstance(error.original_error, (ValueError, GraphQLError, type(None)))
-        if not known and not disk_is_full(error.original_error):
+        if not isinstance(error.original_error, (ValueError, GraphQLError, type(None))):
             logger.error("%s failed", "/".join(names), exc_info=error.original_error)
     return 200

@@ -38,6 +38,14 @@ def target(tmp_path_factory):
     assert "Traceback" not in server.log(), server.log()
 
 
+@pytest.fixture
+def own(tmp_path):
+    """A server of one test, which may end it."""
+    server = Served(tmp_path / "store").start()
+    yield server
+    server.kill()
+
+
 def fill(folder):
     from pathlib import Path
 
@@ -158,8 +166,8 @@ main(["serve", "--dir", sys.argv[1], "--port", "0"])
     server.stop()
 
 
-def test_a_full_disk_is_named_and_the_request_can_be_repeated(tmp_path):
-    server = Served(tmp_path / "store").start()
+def test_a_full_disk_is_named_and_the_request_can_be_repeated(own):
+    server = own
     key, limit = server.server.key, (2**17, 2**17)
     import resource
 
@@ -186,8 +194,8 @@ def test_a_full_disk_is_named_and_the_request_can_be_repeated(tmp_path):
 # The end of a store, and the clock
 
 
-def test_a_server_ends_when_its_store_is_deleted(tmp_path):
-    server = Served(tmp_path / "store").start()
+def test_a_server_ends_when_its_store_is_deleted(own, tmp_path):
+    server = own
     found = server.server
     key, process = found.key, server.process
     moved = tmp_path / "moved"
