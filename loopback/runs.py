@@ -85,30 +85,6 @@ def update_run_state(_source, info, input: dict) -> dict:
     return {"success": True}
 
 
-def rewind_run(_source, info, input: dict) -> dict:
-    """Removes the history rows after a step, so that a process can continue from there (`resume_from=ID?_step=N`).
-
-    The summary becomes what the rows that stay say. Raises ValueError for any metric but `_step`.
-    """
-    store = info.context.store
-    if input["metricName"] != "_step":
-        raise ValueError(f"a run can be rewound to a _step, not to a value of {input['metricName']}")
-    with store.writing():
-        run = _addressed(info, input)
-        store.write("DELETE FROM history WHERE run_id = ? AND step > ?", run["id"], input["metricValue"])
-        rows = [json.loads(row["row"]) for row in store.all("SELECT row FROM history WHERE run_id = ? ORDER BY line", run["id"])]
-        keys = json.loads(run["history_keys"])["keys"] if rows else {}
-        lifecycle.change(
-            store,
-            run["id"],
-            history_lines=len(rows),
-            history_keys=dumps({"keys": keys, "lastStep": max((row.get("_step", -1) for row in rows), default=-1)}),
-            summary=dumps({key: value for row in rows for key, value in row.items()}),
-        )
-        lifecycle.begin(store, run)
-    return {"rewound_run": store.one(f"{RUNS} WHERE r.id = ?", run["id"])}
-
-
 def stop_run(_source, info, input: dict) -> dict:
     """Asks a live run to stop; one that has ended is left alone."""
     run = row_of(info, "runs", input["id"])
@@ -319,7 +295,6 @@ RESOLVERS = {
     },
     "Mutation": {
         "upsertBucket": upsert_bucket,
-        "rewindRun": rewind_run,
         "updateRunState": update_run_state,
         "deleteRun": delete_run,
         "stopRun": stop_run,
