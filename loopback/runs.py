@@ -100,6 +100,7 @@ def delete_run(_source, info, input: dict) -> dict:
         for table in ("history", "events", "console", "files", "alerts", "uses"):
             store.write(f"DELETE FROM {table} WHERE run_id = ?", run["id"])
         store.write("DELETE FROM runs WHERE id = ?", run["id"])
+        lifecycle.search_again(store, run["sweep_id"])
     info.context.search.forget(run["sweep_id"])
     shutil.rmtree(store.inside("runs", str(run["id"])), ignore_errors=True)
     return {"clientMutationId": None}
