@@ -9,6 +9,10 @@ SQLite reads the JSON itself, so a page of many runs costs one scan and no Pytho
 import json
 import re
 
+# seconds that a run has run: as its client counts them, else from its creation to its last sign of life
+SECONDS = """COALESCE(json_extract(r.summary, '$."_runtime"'), json_extract(r.summary, '$."_wandb"."runtime"'),
+    (julianday(r.heartbeat_at) - julianday(r.created_at)) * 86400)"""
+
 COLUMNS = {
     "name": "r.name",
     "display_name": "r.display_name",
@@ -29,6 +33,9 @@ COLUMNS = {
     "heartbeatAt": "r.heartbeat_at",
     "username": "'loopback'",
     "user": "'loopback'",
+    "user.username": "'loopback'",
+    "duration": SECONDS,
+    "runtime": SECONDS,
 }
 DOCUMENTS = {
     "config": "r.config",
@@ -100,14 +107,16 @@ def _tags(condition) -> tuple[str, list]:
     parts, values = [], []
     for operator, value in tests.items():
         wanted = value if isinstance(value, list) else [value]
-        if operator not in ("$eq", "$ne", "$in", "$nin"):
+        if operator not in ("$eq", "$ne", "$in", "$nin", "$all"):
             raise ValueError(f"{operator!r} is no comparison of tags")
         if value is None:
             parts.append(f"json_array_length(r.tags) {'=' if operator == '$eq' else '>'} 0")
             continue
-        marks = ", ".join("?" * len(wanted))
+        groups = [[tag] for tag in wanted] if operator == "$all" else [wanted]
         no = "NOT " if operator in ("$ne", "$nin") else ""
-        parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
+        for group in groups:
+            marks = ", ".join("?" * len(group))
+            parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
         values += wanted
     return " AND ".join(parts) or "1", values
 
