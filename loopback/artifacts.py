@@ -121,7 +121,10 @@ def create_manifest(_source, info, input: dict) -> dict:
 def update_manifest(_source, info, input: dict) -> dict:
     """Corrects a manifest's digest before its upload."""
     row = row_of(info, "manifests", input["artifactManifestID"])
-    info.context.store.update("manifests", row["id"], digest=input.get("digest") or row["digest"])
+    columns = {"digest": input.get("digest") or row["digest"]}
+    if input.get("baseArtifactID"):
+        columns["base_id"] = row_of(info, "artifacts", input["baseArtifactID"])["id"]
+    info.context.store.update("manifests", row["id"], **columns)
     return {"artifactManifest": manifest(info, row["id"])}
 
 
@@ -228,6 +231,10 @@ def update_artifact(_source, info, input: dict) -> dict:
 def change_aliases(add: bool, _source, info, input: dict) -> dict:
     """Points aliases to an artifact, or takes them away from it."""
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
+    own = store.value("SELECT name FROM collections WHERE id = ?", artifact["collection_id"])
+    for item in input["aliases"]:
+        if item["artifactCollectionName"] != own:
+            raise ValueError(f"the artifact is in {own}, not in {item['artifactCollectionName']}: links are not served")
     names = [item["alias"] for item in input["aliases"]]
     if add:
         _point(store, artifact, names)
@@ -243,13 +250,18 @@ def delete_artifact(_source, info, input: dict) -> dict:
     held = store.value("SELECT COUNT(*) FROM aliases WHERE artifact_id = ?", artifact["id"])
     if held and not input.get("deleteAliases"):
         raise ValueError("the artifact has aliases; delete them with it, or point them elsewhere")
+    discard(store, artifact)
+    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
+
+
+def discard(store, artifact: dict) -> None:
+    """Marks a version as deleted, takes its aliases away and frees its bytes."""
     with store.writing():
         store.write("DELETE FROM aliases WHERE artifact_id = ?", artifact["id"])
         store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         store.update("artifacts", artifact["id"], state="DELETED", updated_at=now())
     with store.writing():  # after the commit: if the server is killed here, bytes are left over, but none are missing
         _free(store, artifact)
-    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
 
 
 def _free(store, artifact: dict) -> None:
