@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from graphql import DocumentNode, GraphQLError, GraphQLSchema, build_schema, execute_sync, parse, validate
+from graphql import DocumentNode, GraphQLError, GraphQLField, GraphQLSchema, build_schema, execute_sync, parse, validate
 from graphql.language import OperationDefinitionNode
 
-from loopback import agents, artifacts, projects, runs, stream, sweep_controls
+from loopback import agents, artifacts, inputs, projects, runs, stream, sweep_controls
 from loopback.links import Links
 from loopback.search import Search
 from loopback.store import NotFoundError, Store, disk_is_full
@@ -50,6 +50,17 @@ def _column(source: dict, info, **_arguments):
         raise GraphQLError(f"loopback has no value for {info.parent_type.name}.{name}") from None
 
 
+def _refuse_unserved(field: GraphQLField) -> None:
+    """Has a mutation's input checked before its resolver changes anything."""
+    resolver, kind = field.resolve, field.args["input"].type
+
+    def resolve(source, info, input: dict):
+        inputs.check(kind, input)
+        return resolver(source, info, input=input)
+
+    field.resolve = resolve
+
+
 @lru_cache(maxsize=1)
 def schema() -> GraphQLSchema:
     """schema.graphql with its resolvers. ValueError if a resolver has no field there."""
@@ -60,6 +71,8 @@ def schema() -> GraphQLSchema:
                 built.type_map[type_name].resolve_type = resolver
             elif field in built.type_map[type_name].fields:
                 built.type_map[type_name].fields[field].resolve = resolver
+                if type_name == "Mutation":
+                    _refuse_unserved(built.type_map[type_name].fields[field])
             else:
                 raise ValueError(f"schema.graphql has no {type_name}.{field}")
     return built
@@ -133,7 +146,7 @@ def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
         return 200, reply
     reply["errors"] = [{"message": error.message, "path": error.path} for error in result.errors]
     for error in result.errors:
-        if "is not defined by type" in error.message:  # a field of an input
+        if "is not defined by type" in error.message or isinstance(error.original_error, inputs.NotServedError):
             unknown.add(f"{'/'.join(names)}: {error.message}")
     return _status(result.errors, names), reply
 

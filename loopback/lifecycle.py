@@ -104,3 +104,18 @@ def settle(store: Store, sweep_id: int | None) -> None:
         unsettled = store.value(f"SELECT COUNT(*) FROM runs WHERE sweep_id = ? AND {UNSETTLED}", sweep_id)
         if sweep["state"] == "RUNNING" and sweep["exhausted"] and not unsettled:
             set_sweep_state(store, sweep_id, "FINISHED")
+
+
+def search_again(store: Store, sweep_id: int | None) -> None:
+    """Asks the search of an exhausted sweep again, because its configuration or its runs have changed.
+
+    If the sweep was FINISHED for that reason, it is RUNNING again; one that somebody has stopped stays as it is.
+    """
+    if sweep_id is None:
+        return
+    with store.writing():
+        sql = "SELECT state FROM sweeps WHERE id = ? AND exhausted = 1"
+        state = store.value(sql, sweep_id)
+        store.update("sweeps", sweep_id, exhausted=0)
+        if state == "FINISHED":
+            set_sweep_state(store, sweep_id, "RUNNING")

@@ -10,6 +10,10 @@ import json
 
 from loopback.store import compiled
 
+# seconds that a run has run: as its client counts them, else from its creation to its last sign of life
+SECONDS = """COALESCE(json_extract(r.summary, '$."_runtime"'), json_extract(r.summary, '$."_wandb"."runtime"'),
+    (julianday(r.heartbeat_at) - julianday(r.created_at)) * 86400)"""
+
 COLUMNS = {
     "name": "r.name",
     "display_name": "r.display_name",
@@ -30,6 +34,9 @@ COLUMNS = {
     "heartbeatAt": "r.heartbeat_at",
     "username": "'loopback'",
     "user": "'loopback'",
+    "user.username": "'loopback'",
+    "duration": SECONDS,
+    "runtime": SECONDS,
 }
 DOCUMENTS = {
     "config": "r.config",
@@ -115,16 +122,18 @@ def _tags(condition) -> tuple[str, list]:
     parts, values = [], []
     for operator, value in tests.items():
         wanted = value if isinstance(value, list) else [value]
-        if operator not in ("$eq", "$ne", "$in", "$nin"):
+        if operator not in ("$eq", "$ne", "$in", "$nin", "$all"):
             raise ValueError(f"{operator!r} is no comparison of tags")
         for item in wanted:
             _plain(item)
         if value is None:
             parts.append(f"json_array_length(r.tags) {'=' if operator == '$eq' else '>'} 0")
             continue
-        marks = ", ".join("?" * len(wanted))
+        groups = [[tag] for tag in wanted] if operator == "$all" else [wanted]
         no = "NOT " if operator in ("$ne", "$nin") else ""
-        parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
+        for group in groups:
+            marks = ", ".join("?" * len(group))
+            parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
         values += wanted
     return " AND ".join(parts) or "1", values
 

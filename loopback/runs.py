@@ -9,7 +9,7 @@ import shutil
 import time
 from functools import partial
 
-from loopback import lifecycle, pages
+from loopback import artifacts, inputs, lifecycle, pages
 from loopback.projects import RUNS, USER, identified, project_of, row_of
 from loopback.store import dumps, json_object, now
 
@@ -31,6 +31,10 @@ MOST_KEYS = 900  # by which a history is read at a time: SQLite takes 1,000 cond
 def upsert_bucket(_source, info, input: dict) -> dict:
     """Opens a run by its name, or changes it by its id; a config is merged into what is there."""
     store = info.context.store
+    config = json_object(input["config"], "config") if input.get("config") is not None else {}
+    if not all(isinstance(value, dict) for value in config.values()):
+        raise ValueError('config must be {"NAME": {"value": VALUE}, ...}')
+    _refuse_fork(config, input.get("name"))
     with store.writing():
         if input.get("id"):
             run, opened = row_of(info, "runs", input["id"]), False
@@ -40,15 +44,23 @@ def upsert_bucket(_source, info, input: dict) -> dict:
         if input.get("tags") is not None:
             changes["tags"] = dumps(input["tags"])
         if input.get("config") is not None:
-            config = json_object(input["config"], "config")
-            if not all(isinstance(value, dict) for value in config.values()):
-                raise ValueError('config must be {"NAME": {"value": VALUE}, ...}')
             changes["config"] = dumps(json.loads(run["config"]) | config)
         if input.get("summaryMetrics") is not None:
             changes["summary"] = dumps(json_object(input["summaryMetrics"], "summaryMetrics"))
         if changes:
             lifecycle.change(store, run["id"], **changes)
     return {"bucket": store.one(f"{RUNS} WHERE r.id = ?", run["id"]), "inserted": opened}
+
+
+def _refuse_fork(config: dict, name: str | None) -> None:
+    """NotServedError if the client says that the run begins as a copy of another one (`fork_from`)."""
+    noted = config.get("_wandb", {}).get("value", {})
+    origin = (noted.get("branch_point") or {}).get("run_id", name)
+    if name and origin != name:
+        raise inputs.NotServedError(
+            f"loopback does not serve fork_from: run {name} would begin with the history of {origin}; "
+            f"start a new run, or rewind {origin} itself by resume_from"
+        )
 
 
 def _open(store, input: dict) -> tuple[dict, bool]:
@@ -100,12 +112,16 @@ def stop_run(_source, info, input: dict) -> dict:
 
 
 def delete_run(_source, info, input: dict) -> dict:
-    """Forgets a run, its rows and its files."""
+    """Forgets a run, its rows and its files, and with `deleteArtifacts` the artifacts that it has made."""
     store, run = info.context.store, row_of(info, "runs", input["id"])
     with store.writing():
         for table in ("history", "events", "console", "files", "alerts", "uses"):
             store.write(f"DELETE FROM {table} WHERE run_id = ?", run["id"])
         store.write("DELETE FROM runs WHERE id = ?", run["id"])
+        lifecycle.search_again(store, run["sweep_id"])
+    if input.get("deleteArtifacts"):
+        for artifact in store.all("SELECT * FROM artifacts WHERE run_id = ? AND state != 'DELETED'", run["id"]):
+            artifacts.discard(store, artifact)
     info.context.search.forget(run["sweep_id"])
     shutil.rmtree(store.inside("runs", str(run["id"])), ignore_errors=True)
     return {"clientMutationId": None}

@@ -202,6 +202,15 @@ async def download(request: Request) -> Response:
     return FileResponse(path)
 
 
+async def artifact_file(request: Request) -> Response:
+    """GET /artifactsV2/.../{checksum}/{name}: one file of an artifact. The checksum alone says which bytes."""
+    checksum = request.path_params["checksum"]
+    path = request.app.state.store.inside("objects", checksum[:2], checksum)
+    if not path.is_file():
+        raise NotFoundError(f"no artifact has a file with the checksum {checksum}")
+    return FileResponse(path)
+
+
 async def storage(request: Request) -> Response:
     """PUT and GET of stored bytes."""
     return await (upload if request.method == "PUT" else download)(request)
@@ -246,6 +255,7 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
         Route("/graphql", guarded(graphql), methods=["POST"]),
         Route("/files/{entity}/{project}/{run}/file_stream", guarded(file_stream), methods=["POST"]),
         Route("/storage/{area}/{name:path}", guarded(storage), methods=["GET", "HEAD", "PUT"]),
+        Route("/artifactsV2/{place:path}/{checksum}/{name}", guarded(artifact_file), methods=["GET", "HEAD"]),
         Route("/healthz", health),
         Route("/sdk/otel/v1/metrics", metrics, methods=["POST"]),
         Route("/{rest:path}", guarded(nothing), methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),

@@ -88,6 +88,8 @@ CREATE TABLE IF NOT EXISTS artifacts (
 CREATE INDEX IF NOT EXISTS artifacts_of_collection ON artifacts (collection_id, version);
 CREATE TABLE IF NOT EXISTS manifests (
   id INTEGER PRIMARY KEY, artifact_id INTEGER NOT NULL, type TEXT, digest TEXT, base_id INTEGER);
+CREATE TABLE IF NOT EXISTS announced (  -- bytes that an artifact, not committed yet, was promised or will upload
+  artifact_id INTEGER, path TEXT, PRIMARY KEY (artifact_id, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS aliases (
   id INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, artifact_id INTEGER NOT NULL, alias TEXT NOT NULL,
   UNIQUE (collection_id, alias));
