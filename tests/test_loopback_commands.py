@@ -152,6 +152,7 @@ def test_exec_passes_on_status_and_environment(tmp_path):
 
 
 def test_a_yaml_that_is_refused_is_explained(tmp_path):
+    (tmp_path / "x.py").touch()
     (tmp_path / "sweep.yaml").write_text("method: bayes\nprogram: x.py\nparameters: {a: {min: 0.0, max: 1.0}}\n")
     done = loopback(tmp_path, "sweep", "sweep.yaml")
     assert done.returncode == 1
