@@ -60,8 +60,9 @@ def run(options: dict, data: Path, runs: Path, signals: Signals, upload_minutes:
     from segmentation import tracking  # late, as Keras in `train`: a wrong option is reported before seconds of importing
     from segmentation.checkpoint import Checkpoint
 
-    with Checkpoint(runs / tracking.run_id()) as checkpoint:
-        wandb_run, config = tracking.start(options, prepared, checkpoint)
+    run_id, api = tracking.run_id(), tracking.connect()
+    with Checkpoint(runs / run_id) as checkpoint:
+        wandb_run, config = tracking.start(api, options, prepared, checkpoint)
         upload = tracking.CheckpointUpload(wandb_run, checkpoint, upload_minutes)
         try:
             status = train(wandb_run, config, prepared, checkpoint, signals, upload)

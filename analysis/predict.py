@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import blending, runs
 from analysis.sections import Section, Table
-from analysis.waist import Waist, plainly, results_option, runs_option, tell
+from analysis.waist import Waist, results_option, runs_option, tell
 from segmentation import sources
 from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, NUM_CLASSES, decode
@@ -28,7 +28,6 @@ TINT = 0.45  # of the class colour in the overlay
 @runs_option
 @click.option("--scale", type=click.IntRange(1, 64), help="Shrink by this first. Default: as the run's data was, 1 for a file.")
 @click.option("--role", type=click.Choice(["best", "kept"]), default="best", show_default=True, help="Which weights of the run.")
-@plainly
 def main(images: tuple[Path, ...], weights: str, folder: Path, local: Path, scale: int | None, role: str) -> None:
     """Predict the classes of whole images: any size, down to one pixel.
 
@@ -122,6 +121,7 @@ def make(image: np.ndarray, name: str, folder: Path, size: int, answer: Callable
     ]
     table = Table(folder / f"{name}_areas", f"Areas in {name}", ("class", "color", "pixels", "share"), rows, ("csv",))
     with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for file, pixels in files.items():
             save(folder / file, cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         table.write()

@@ -15,7 +15,7 @@ from graphql.language import OperationDefinitionNode
 from loopback import agents, artifacts, inputs, projects, runs, stream, sweep_controls
 from loopback.links import Links
 from loopback.search import Search
-from loopback.store import NotFoundError, Store
+from loopback.store import NotFoundError, Store, disk_is_full
 
 logger = logging.getLogger("loopback")
 
@@ -78,21 +78,34 @@ def schema() -> GraphQLSchema:
     return built
 
 
-@lru_cache(maxsize=512)  # clients send the same few texts over and over; parsing them costs more than answering
+LONGEST_KEPT = 20_000  # characters of a query that is kept parsed; the longest of W&B's client has 6,000
+
+
 def _document(text: str) -> tuple[DocumentNode, tuple[GraphQLError, ...]]:
+    return (_kept if len(text) <= LONGEST_KEPT else _kept.__wrapped__)(text)
+
+
+@lru_cache(maxsize=128)  # clients send the same few texts over and over; parsing them costs more than answering
+def _kept(text: str) -> tuple[DocumentNode, tuple[GraphQLError, ...]]:
     document = parse(text, max_tokens=20_000)
     return document, tuple(validate(schema(), document))
 
 
 class Unknown:
-    """Operations and fields that were asked for and are not served: each is logged once, all are counted."""
+    """Operations and fields that were asked for and are not served: each is logged once, all are counted.
+
+    Of a name 200 characters are kept, and of names the first 1,000.
+    """
 
     def __init__(self):
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, what: str) -> None:
+        what = what[:200]
         with self._lock:
+            if what not in self._counts and len(self._counts) >= 1000:
+                what = "further names"
             self._counts[what] += 1
             first = self._counts[what] == 1
         if first:
@@ -141,6 +154,8 @@ def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
 def _status(errors: list[GraphQLError], names: list[str]) -> int:
     if any(isinstance(error.original_error, NotFoundError) for error in errors):
         return 404  # what makes an agent of a deleted sweep stop instead of asking for ever
+    if any(disk_is_full(error.original_error) for error in errors):
+        return 507  # W&B's client repeats such a request, and not one with a GraphQL error
     for error in errors:
         if not isinstance(error.original_error, (ValueError, GraphQLError, type(None))):
             logger.error("%s failed", "/".join(names), exc_info=error.original_error)

@@ -61,6 +61,16 @@ def give_back(store: Store, run: dict) -> None:
     change(store, run["id"], state="pending", agent_id=None, queued=time.time(), missing=None)
 
 
+def follow_clock(store: Store) -> None:
+    """Sets moments that lie in the future, because the clock was set back, to the present."""
+    columns = {"agents": ("seen",), "runs": ("seen", "missing", "queued")}
+    moment = time.time()
+    for table, names in columns.items():
+        for name in names:
+            if store.value(f"SELECT 1 FROM {table} WHERE {name} > ? LIMIT 1", moment + 1):
+                store.write(f"UPDATE {table} SET {name} = ? WHERE {name} > ?", moment, moment)
+
+
 def ask_to_stop(store: Store, run_ids: list[int]) -> None:
     """The runs' agents, and the runs themselves, will hear of it with their next sign of life."""
     with store.writing():

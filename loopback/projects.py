@@ -125,7 +125,7 @@ def find_runs(store, project_id: int, filters, order: str | None, offset: int, l
     """Rows of a project's runs that pass `filters`, in `order`."""
     condition, values = query.where(filters)
     sql = f"{RUNS} WHERE r.project_id = ? AND ({condition}) ORDER BY {query.order_by(order)} LIMIT ? OFFSET ?"
-    return store.all(sql, project_id, *values, limit, offset)
+    return store.bounded(sql, project_id, *values, limit, offset)
 
 
 def runs(source, info, filters=None, order=None, first=None, after=None, last=None, before=None) -> dict:

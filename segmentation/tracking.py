@@ -53,6 +53,25 @@ def mode() -> str:
     return "online" if _has_credentials(chosen) else "offline"
 
 
+def connect() -> wandb.Api | None:
+    """W&B's reading client, or None where runs stay on this machine.
+
+    Raises UserError within about five seconds where the server does not answer or refuses the login.
+    """
+    chosen = settings()
+    if mode() != "online":
+        return None
+    if not _has_credentials(chosen):
+        raise UserError("WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY")
+    try:
+        return wandb.Api(timeout=ANSWER_SECONDS)
+    except (wandb.errors.Error, requests.RequestException) as error:
+        raise UserError(
+            f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); check the network and the key "
+            "(wandb login --relogin), or train without it: WANDB_MODE=offline"
+        ) from error
+
+
 def run_id() -> str:
     """The run's id: WANDB_RUN_ID, or a new one. Raises UserError for an id that W&B or a file system refuses."""
     name = os.environ.get("WANDB_RUN_ID") or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
@@ -61,21 +80,20 @@ def run_id() -> str:
     return name
 
 
-def start(given: Mapping, prepared: PreparedSet, checkpoint: Checkpoint) -> tuple[wandb.Run, Config]:
+def start(api: wandb.Api | None, given: Mapping, prepared: PreparedSet, checkpoint: Checkpoint) -> tuple[wandb.Run, Config]:
     """Opens the run, or resumes the one that the checkpoint's folder is named after, and settles its hyperparameters.
 
     A sweep's values win over `given`, and those win over the defaults. If the server holds more epochs than the
     checkpoint, the uploaded checkpoint replaces it. If that has fewer epochs too, the run's history is started over
     with the rows of the checkpoint: one history is one training.
 
-    Raises UserError, before anything is sent, for a server that does not answer or refuses the key, and for a run or
-    sweep that was trained on other data; and for values that no run may have.
+    `api` is what `connect` returned. Raises UserError, before anything is sent, for a run or sweep that was trained on
+    other data, and for values that no run may have.
     """
     where, name = mode(), checkpoint.folder.name
     options: dict = {"resume": "allow"}
     given = dict(given)
-    if where == "online":
-        api = _connect()
+    if api is not None:
         project = "/".join(filter(None, (api.settings["entity"] or api.default_entity, _project())))
         _check_sweep_data(api, project, prepared)
         earlier = _earlier_run(api, f"{project}/{name}")
@@ -114,20 +132,6 @@ def _project() -> str:
 
 def _first_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:300]
-
-
-def _connect() -> wandb.Api:
-    """W&B's reading client. Raises UserError within about five seconds where the server or the key is of no use."""
-    chosen = settings()
-    if not _has_credentials(chosen):
-        raise UserError("WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY")
-    try:
-        return wandb.Api(timeout=ANSWER_SECONDS)
-    except (wandb.errors.Error, requests.RequestException) as error:
-        raise UserError(
-            f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); check the network and the key "
-            "(wandb login --relogin), or train without it: WANDB_MODE=offline"
-        ) from error
 
 
 def _earlier_run(api: wandb.Api, path: str) -> "wandb.apis.public.Run | None":
