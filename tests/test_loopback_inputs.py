@@ -114,3 +114,10 @@ def test_the_client_is_refused_by_name(server, tmp_path, name):
     assert done.returncode != 0
     assert name in done.stdout + done.stderr
     assert any(name in what for what in server.health()["unknown_names"])  # an operator sees it, too
+
+
+def test_automations_are_refused_by_name(server, tmp_path):
+    code = "import wandb\nlist(wandb.Api().automations(entity='loopback'))\n"
+    done = server.python(code, tmp_path, check=False)
+    assert done.returncode != 0
+    assert any("rigger" in what or "utomation" in what for what in server.health()["unknown_names"])
