@@ -1,8 +1,8 @@
 """Sweeps that cannot work end soon with the reason, and a command that is killed leaves nothing behind."""
 
-import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from loopback_helpers import wait_for
@@ -60,19 +60,19 @@ def test_a_file_that_is_not_utf_8_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def processes_in(folder) -> list[int]:
+def processes_in(folder: Path) -> list[int]:
     """Processes whose working directory is the folder, or below it."""
     found = []
-    for entry in os.listdir("/proc"):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if entry.isdigit() and os.readlink(f"/proc/{entry}/cwd").startswith(str(folder)):
-                found.append(int(entry))
+            if (entry / "cwd").readlink().is_relative_to(folder):
+                found.append(int(entry.name))
         except OSError:
             continue
     return found
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks processes up in /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=["closed terminal", "kill -9"])
 def test_a_killed_command_leaves_nothing_behind_and_is_resumed(tmp_path, number):
     (tmp_path / "train.py").write_text(PATIENT)
