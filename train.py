@@ -1,4 +1,4 @@
-"""One run, told top to bottom: options, config, data, model, fit, record.
+"""One training run: settle the input, start the W&B run, train, finish.
 
 python train.py --data data/prepared --epochs 5 --learning-rate 0.002
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from segmentation.config import OBJECTIVE, STATUSES, Config
-from segmentation.ending import BadInput, RunEnded, Signals, input_checked, memory_watched
+from segmentation.ending import RunEnded, Signals, memory_watched
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
 
@@ -24,58 +24,77 @@ from segmentation.prepared import PreparedSet
     show_envvar=True,
     help="Prepared set to train on.",
 )
-@click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Checkpoints and weights, a folder a run id.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default="runs",
+    envvar="AERIAL_RUNS",
+    show_envvar=True,
+    help="Checkpoints and weights, one folder per run id; on a shared disk, every machine can resume every run.",
+)
+@click.option(
+    "--upload-minutes",
+    type=click.FloatRange(0, 1440),
+    default=5.0,
+    envvar="AERIAL_UPLOAD_MINUTES",
+    show_envvar=True,
+    help="Least time between two uploads of the checkpoint, from which another machine resumes the run; 0 for none.",
+)
 @config_options
 @click.pass_context
-def main(context: click.Context, data: Path, runs: Path, **_) -> None:
+def main(context: click.Context, data: Path, runs: Path, upload_minutes: float, **_) -> None:
     """Train one model on a prepared set and record it as one W&B run.
 
-    Without a W&B key the run is kept on this machine. In a sweep the sweep's values win over these options. A run goes on where
-    it stopped when WANDB_RUN_ID names it.
+    Without a W&B login the run is kept on this machine. In a sweep the sweep's values win over these options. An
+    interrupted run is resumed when WANDB_RUN_ID names it.
     """
     with Signals() as signals:
+        sys.exit(STATUSES[run(given(context), data, runs, signals, upload_minutes)])
+
+
+def run(options: dict, data: Path, runs: Path, signals: Signals, upload_minutes: float = 5.0) -> str:
+    """One W&B run from start to finish. Returns how it ended, a key of STATUSES."""
+    prepared = PreparedSet.open(data)
+    Config.from_mapping(options).check_patch_size(prepared.patch_size)
+
+    from segmentation import tracking  # late, as Keras in `train`: a wrong option is reported before seconds of importing
+    from segmentation.checkpoint import Checkpoint
+
+    run_id, api = tracking.run_id(), tracking.connect()
+    with Checkpoint(runs / run_id) as checkpoint:
+        wandb_run, config = tracking.start(api, options, prepared, checkpoint)
+        upload = tracking.CheckpointUpload(wandb_run, checkpoint, upload_minutes)
         try:
-            status = run(given(context), data, runs, signals)
-        except BadInput as error:
-            raise click.ClickException(str(error)) from error
-    sys.exit(STATUSES[status])
-
-
-def run(options: dict, data: Path, runs: Path, signals: Signals) -> str:
-    """One W&B run from its first to its last word; how it ended is a key of STATUSES."""
-    with input_checked():
-        prepared = PreparedSet.open(data)
-        Config.from_mapping(options).check_patch_size(prepared.patch_size)
-
-        from segmentation import tracking  # late, as Keras in `train`: a wrong option is told before seconds of importing
-
-        wandb_run, config = tracking.start(options, prepared)
-    try:
-        status = train(wandb_run, config, prepared, runs / wandb_run.id, signals)
-    except RunEnded as ended:
-        status = tracking.status_of(wandb_run, ended)
-        print(f"run {wandb_run.id} {status}: {ended}; go on with WANDB_RUN_ID={wandb_run.id} python train.py ...", flush=True)
-    except BaseException:
-        wandb_run.finish(exit_code=1)
-        raise
-    tracking.finish(wandb_run, status, STATUSES[status])
-    print(f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}", flush=True)
+            status = train(wandb_run, config, prepared, checkpoint, signals, upload)
+        except RunEnded as ended:
+            status = tracking.status_of(wandb_run, ended)
+            if status == "preempted":
+                upload.now()
+            resume = f"resume it with WANDB_RUN_ID={wandb_run.id} python train.py ..."
+            print(f"run {wandb_run.id} {status}: {ended}; {resume}", flush=True)
+        except BaseException:
+            wandb_run.finish(exit_code=1)
+            raise
+        signals.limit_finish(Path(wandb_run.dir).parent)
+        tracking.finish(wandb_run, status, STATUSES[status])
+    if not wandb_run.disabled:
+        print(f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}", flush=True)
     return status
 
 
-def train(wandb_run, config: Config, prepared: PreparedSet, folder: Path, signals: Signals) -> str:
-    """Data, model, fit, record. Returns "finished", or raises RunEnded."""
+def train(wandb_run, config: Config, prepared: PreparedSet, checkpoint, signals: Signals, upload) -> str:
+    """Data, model, fit, evaluation of the best weights. Returns "finished", or raises RunEnded."""
     import keras
 
     from segmentation import callbacks, datasets, losses, models, record, tracking
 
     keras.utils.set_random_seed(config.seed)
-    device, precision = models.set_precision(config.precision)
+    resumed_with = checkpoint.precision if config.precision == "auto" else None
+    device, precision = models.set_precision(resumed_with or config.precision)
+    hyperparameters = {name: value for name, value in asdict(config).items() if name != "epochs"}
+    checkpoint.identify(hyperparameters | {"data": prepared.manifest["checksum"], "precision": precision})
     tracking.log_environment(wandb_run, device, precision)
-    identity = {name: value for name, value in asdict(config).items() if name != "epochs"}
-    with input_checked():
-        checkpoint = callbacks.Checkpoint(folder, identity | {"data": prepared.manifest["checksum"]})
-        model = checkpoint.load() if checkpoint.epoch else models.build(config, prepared.patch_size)
+    model = checkpoint.load() if checkpoint.epoch else models.build(config, prepared.patch_size)
     tracking.log_rows(wandb_run, checkpoint.rows)
 
     train_data = datasets.Patches(prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch)
@@ -89,7 +108,8 @@ def train(wandb_run, config: Config, prepared: PreparedSet, folder: Path, signal
         keras.callbacks.LambdaCallback(on_train_batch_end=signals.check, on_test_batch_end=signals.check),
         callbacks.Reseed(config.seed),
         callbacks.Progress(config.epochs, len(train_data)),
-        callbacks.Record(checkpoint, patches, config.keep_epoch, lambda row: tracking.log_rows(wandb_run, [row])),
+        callbacks.EpochLogger(checkpoint, patches, config.keep_epoch, lambda row: tracking.log_rows(wandb_run, [row])),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: upload.if_due()),
     ]
     try:
         with memory_watched():
@@ -103,8 +123,8 @@ def train(wandb_run, config: Config, prepared: PreparedSet, folder: Path, signal
                 verbose=0,
             )
     except RunEnded as ended:
-        if ended.status in ("diverged", "oom"):  # a finite, worst-ranked objective: the search learns from it and goes on
-            tracking.log_rows(wandb_run, [{"epoch": checkpoint.epoch + 1, OBJECTIVE: loss.worst}])
+        if ended.status in ("diverged", "oom") and not checkpoint.epoch:
+            tracking.log_rows(wandb_run, [{"epoch": 1, OBJECTIVE: loss.worst}])  # finite, and ranked last by every search
         raise
     record.best_weights(wandb_run, checkpoint, prepared, val_data)
     return "finished"

@@ -11,17 +11,17 @@ from pathlib import Path
 import click
 
 from analysis import runs
-from analysis.records import NOT_COMPARED, Run, Sweep, Unavailable
+from analysis.records import NOT_COMPARED, Run, Sweep
 from analysis.sections import fixed, value_text
-from analysis.waist import FILE, plainly, refresh_option, results_option
+from analysis.waist import FILE, refresh_option, results_option
 from segmentation.config import BASELINE, OBJECTIVE
+from segmentation.errors import UserError
 
 
 @click.command(context_settings={"max_content_width": 120})
 @click.argument("sweep")
 @results_option
 @refresh_option
-@plainly
 def main(sweep: str, folder: Path, refresh: bool) -> None:
     """Choose the best run of SWEEP (entity/project/sweep_id, or the address of its page), and write it to OUT/best_run.json.
 
@@ -34,7 +34,7 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
         click.echo(line)
     click.echo(folder / FILE)
     if not choice["best"]:
-        raise Unavailable(choice["statement"])
+        raise UserError(choice["statement"])
 
 
 def write(sweep: Sweep, folder: Path) -> dict:

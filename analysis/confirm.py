@@ -13,10 +13,11 @@ import click
 import numpy as np
 
 from analysis import runs, style
-from analysis.records import NOT_COMPARED, Run, Sweep, Unavailable
+from analysis.records import NOT_COMPARED, Run, Sweep
 from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, plainly, refresh_option, results_option, tell
+from analysis.waist import Waist, refresh_option, results_option, tell
 from segmentation.config import OBJECTIVE
+from segmentation.errors import UserError
 
 CONFIDENCE = 0.95
 ROUNDED = 0.005  # relative: a learning rate copied with three digits is the same one
@@ -27,7 +28,6 @@ FREE = (*NOT_COMPARED, "epochs", "precision")  # a confirmation may train longer
 @click.argument("sweep")
 @results_option
 @refresh_option
-@plainly
 def main(sweep: str, folder: Path, refresh: bool) -> None:
     """Compare the best configuration of OUT/best_run.json with the baseline over the seeds of SWEEP.
 
@@ -73,7 +73,7 @@ def compare(best: np.ndarray, baseline: np.ndarray) -> Gain:
 
 
 def make(waist: Waist, sweep: Sweep) -> Section:
-    """The sentence, the figure and the table; Unavailable where there are no two pairs."""
+    """The sentence, the figure and the table; UserError where there are no two pairs."""
     found, notes = pairs(waist, sweep)
     seeds = np.array([seed for seed, *_ in found])
     best, baseline = np.array([[one.objective, other.objective] for _, one, other in found]).T
@@ -101,7 +101,7 @@ def pairs(waist: Waist, sweep: Sweep) -> tuple[list[tuple[int, Run, Run]], list[
     """(seed, best, baseline) for each seed that both configurations finished with as many epochs, by seed; and notes."""
     chosen = waist.roles()["best"]
     if chosen.is_baseline:
-        raise Unavailable("the best configuration is the baseline's: there is nothing to confirm")
+        raise UserError("the best configuration is the baseline's: there is nothing to confirm")
     groups = {
         "best": [run for run in sweep.runs if _usable(run, chosen) and same_setting(run, chosen)],
         "baseline": [run for run in (*sweep.runs, *sweep.others) if _usable(run, chosen) and run.is_baseline],
@@ -114,7 +114,7 @@ def pairs(waist: Waist, sweep: Sweep) -> tuple[list[tuple[int, Run, Run]], list[
     lengths = Counter(epochs for epochs, _ in shared)
     if max(lengths.values(), default=0) < 2:
         held = " and ".join(f"{len(group)} of the {role} configuration" for role, group in groups.items())
-        raise Unavailable(
+        raise UserError(
             f"{sweep.path}: of the finished runs {held}, and {max(lengths.values(), default=0)} pairs of one seed and length; "
             "two pairs are the fewest: put the best configuration into sweeps/confirm.yaml"
         )

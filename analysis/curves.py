@@ -9,7 +9,7 @@ import click
 
 from analysis import style
 from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, plainly, results_option, tell
+from analysis.waist import Waist, results_option, tell
 
 QUANTITIES = {
     "loss": ("loss", "val_loss", "loss (no unit; lower is better)"),
@@ -21,7 +21,6 @@ QUANTITIES = {
 @click.command(context_settings={"max_content_width": 120})
 @results_option
 @click.option("--stopped", is_flag=True, help="Draw the validation curves of the sweep's stopped runs faintly behind.")
-@plainly
 def main(folder: Path, stopped: bool) -> None:
     """Draw training and validation loss, and mean IoU, against epochs: best run and baseline in one figure each.
 

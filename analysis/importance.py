@@ -2,30 +2,31 @@
 
 import warnings
 
-from analysis.records import Run, Sweep, Unavailable
+from analysis.records import Run, Sweep
+from segmentation.errors import UserError
 
 FEWEST = 10  # runs below which a forest over them says nothing
 SEED = 0
 
 
 def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
-    """Hyperparameter -> share of variance, largest first; and the number of runs. Unavailable where there are too few.
+    """Hyperparameter -> share of variance, largest first; and the number of runs. UserError where there are too few.
 
     Finished and stopped runs count, with the last objective each: a diverged run's worst value would explain all variance.
     """
     used = [run for run in sweep.runs if run.outcome in ("finished", "stopped") and run.objective == run.objective]
     names = [name for name in sweep.varied() if len({str(run.config.get(name)) for run in used}) > 1]
     if len(used) < FEWEST or not names:
-        raise Unavailable(
+        raise UserError(
             f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} of them are "
             f"too few for fANOVA; it needs at least {FEWEST} runs and one hyperparameter"
         )
     if len({run.objective for run in used}) == 1:
-        raise Unavailable("importance of the hyperparameters: all runs have the same objective, so nothing explains it")
+        raise UserError("importance of the hyperparameters: all runs have the same objective, so nothing explains it")
     try:
         import optuna
     except ImportError as error:
-        raise Unavailable("importance of the hyperparameters needs Optuna: pip install 'aerial-sweeps[search]'") from error
+        raise UserError("importance of the hyperparameters needs Optuna: pip install 'aerial-sweeps[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its modules announce that they are experimental

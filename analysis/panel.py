@@ -11,10 +11,11 @@ import numpy as np
 
 from analysis import style
 from analysis.predictions import Evaluation, evaluate
-from analysis.records import Run, Unavailable
+from analysis.records import Run
 from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, data_option, plainly, results_option, runs_option, tell
+from analysis.waist import Waist, data_option, results_option, runs_option, tell
 from segmentation import labels, metrics
+from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 COUNT = 10
@@ -36,7 +37,6 @@ TITLES = {
 @click.option("--which", type=click.Choice(WHICH), default="best", show_default=True, help="Which ten patches.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of --which random.")
-@plainly
 def main(folder: Path, data: Path, local: Path, which: str, split: str, seed: int) -> None:
     """Show what the best run's weights see: ten patches as image, truth and prediction, in class colours.
 
@@ -58,7 +58,7 @@ def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str 
     chosen = select(found.confusions, which, seed)
     if not len(chosen):
         kind = "labelled and not trivial" if which == "best" else "labelled"
-        raise Unavailable(f"no {split} patch is {kind}: no {which} panel")
+        raise UserError(f"no {split} patch is {kind}: no {which} panel")
     file = waist.folder / f"panel_{which}.png"
     rows = [_row(prepared, found, number, place) for number, place in enumerate(chosen, 1)]
     caption = f"{TITLES[which]} of the {split} split, by the best weights of {run}: image, truth, prediction."

@@ -10,10 +10,11 @@ import numpy as np
 
 from analysis import style
 from analysis.predictions import SAMPLE, Evaluation, evaluate, losses_by_batch
-from analysis.records import Run, Unavailable
+from analysis.records import Run
 from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, data_option, plainly, results_option, runs_option, tell
+from analysis.waist import Waist, data_option, results_option, runs_option, tell
 from segmentation import metrics
+from segmentation.errors import UserError
 from segmentation.labels import CLASSES
 
 SPLITS = ("train", "val", "test")
@@ -35,7 +36,6 @@ SCORES = (
 @data_option
 @runs_option
 @click.option("--epoch", type=click.IntRange(1), help="Weights after this epoch, where kept (--keep-epoch), not the best ones.")
-@plainly
 def main(folder: Path, data: Path, local: Path, epoch: int | None) -> None:
     """Draw precision against recall on the validation split, and tabulate what the weights reach on every split.
 
@@ -55,10 +55,10 @@ def make(waist: Waist, data: Path, local: Path, epoch: int | None = None) -> Sec
         try:
             weights = _weights_role(run, epoch)
             found[role] = {split: evaluate(waist, run, weights, split, data, local) for split in splits}
-        except Unavailable as error:
+        except UserError as error:
             notes.append(f"{role.capitalize()}: {error}.")
     if not found:
-        raise Unavailable(" ".join(notes))
+        raise UserError(" ".join(notes))
     notes += [f"The set has no {split} split." for split in SPLITS if split not in splits]
     sizes = sorted({run.config["val_batch_size"] for run in waist.sweep.runs if run.config.get("val_batch_size")})
     if epoch is None and "best" in found and len(sizes) > 1:
@@ -107,13 +107,13 @@ def average_precision(curve: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def _weights_role(run: Run, epoch: int | None) -> str:
-    """`best` or `kept`: whose weights are those after `epoch`; Unavailable where none are."""
+    """`best` or `kept`: whose weights are those after `epoch`; UserError where none are."""
     kept = run.config.get("keep_epoch")
     if epoch is None or epoch == run.best_epoch:
         return "best"
     if epoch != kept:
         has = f"epochs {run.best_epoch} (its best) and {kept}" if kept else f"epoch {run.best_epoch} (its best)"
-        raise Unavailable(f"run {run} kept the weights of {has}, not of {epoch}; train with --keep-epoch {epoch}")
+        raise UserError(f"run {run} kept the weights of {has}, not of {epoch}; train with --keep-epoch {epoch}")
     return "kept"
 
 

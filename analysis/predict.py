@@ -3,6 +3,7 @@
 python -m analysis.predict "data/raw/Tile 1/images/image_part_001.jpg" --weights results/demo --out results/demo/tile1
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import cv2
 import numpy as np
 
 from analysis import blending, runs
-from analysis.records import Unavailable
 from analysis.sections import Section, Table
-from analysis.waist import Waist, plainly, results_option, runs_option, tell
+from analysis.waist import Waist, results_option, runs_option, tell
+from segmentation import sources
+from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, NUM_CLASSES, decode
 
 TINT = 0.45  # of the class colour in the overlay
@@ -26,25 +28,29 @@ TINT = 0.45  # of the class colour in the overlay
 @runs_option
 @click.option("--scale", type=click.IntRange(1, 64), help="Shrink by this first. Default: as the run's data was, 1 for a file.")
 @click.option("--role", type=click.Choice(["best", "kept"]), default="best", show_default=True, help="Which weights of the run.")
-@plainly
 def main(images: tuple[Path, ...], weights: str, folder: Path, local: Path, scale: int | None, role: str) -> None:
     """Predict the classes of whole images: any size, down to one pixel.
 
     Overlapping patches are blended by a smooth window; the image is shrunk and scaled as the training data was. Writes for
-    each IMAGE into OUT: NAME_mask.png (class colours, the image's size), NAME_overlay.png and NAME_areas.csv. An image that
-    cannot be read is told and passed over.
+    each IMAGE into OUT: NAME_mask.png (class colours, the image's size), NAME_overlay.png and NAME_areas.csv. The pixels are
+    those that the file stores: an EXIF orientation is ignored, as in prepared sets. An image that cannot be read is reported
+    and skipped; the exit code is then 1.
     """
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write {folder}: it is not writable; name another folder")
     file, recorded = find_weights(weights, role, folder, local)
     answer, size = answering(file)
     failed = 0
     for image, name in zip(images, names(images), strict=True):
         try:
             tell(make(read(image), name, folder, size, answer, scale or recorded))
-        except Unavailable as error:
+        except UserError as error:
             failed += 1
-            click.echo(str(error), err=True)
+            click.echo(error.message, err=True)
     if failed:
-        raise Unavailable(f"{failed} of {len(images)} images could not be read")
+        raise UserError(f"{failed} of {len(images)} images could not be predicted")
 
 
 def find_weights(weights: str, role: str, folder: Path, local: Path) -> tuple[Path, int]:
@@ -56,7 +62,7 @@ def find_weights(weights: str, role: str, folder: Path, local: Path) -> tuple[Pa
         return runs.weights(run, role, waist.sweep.path, waist.cache, local), _scale(run)
     if path.suffix == ".keras":
         if not path.is_file():
-            raise Unavailable(f"{path} does not exist")
+            raise UserError(f"{path} does not exist")
         return path, 1
     file, run = runs.model_of(weights, role, folder / "cache", local)
     return file, _scale(run)
@@ -68,7 +74,7 @@ def answering(file: Path) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
 
     model = load(file)
     if model.output_shape[-1] != NUM_CLASSES:
-        raise Unavailable(f"{file} tells {model.output_shape[-1]} classes apart, this project has {NUM_CLASSES}")
+        raise UserError(f"{file} tells {model.output_shape[-1]} classes apart, this project has {NUM_CLASSES}")
     return lambda patches: np.asarray(model.predict_on_batch(patches)), model.input_shape[1]
 
 
@@ -80,13 +86,18 @@ def names(images: Sequence[Path]) -> list[str]:
 
 
 def read(file: Path) -> np.ndarray:
-    """An image file as (h, w, 3) uint8 RGB; Unavailable where it is none."""
-    if not file.is_file():
-        raise Unavailable(f"{file} does not exist")
-    image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
-    if image is None:
-        raise Unavailable(f"{file} is no image that OpenCV can read, or a damaged one")
-    return np.ascontiguousarray(image[..., ::-1])
+    """An image file as (h, w, 3) uint8 RGB. UserError where it is damaged, too large or not an image."""
+    return sources.decode(sources.read_bytes(file, str(file)), str(file))
+
+
+def save(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def segment(image: np.ndarray, size: int, answer: Callable, scale: int = 1) -> np.ndarray:
@@ -102,17 +113,18 @@ def make(image: np.ndarray, name: str, folder: Path, size: int, answer: Callable
     mask = segment(image, size, answer, scale)
     colors = decode(mask)
     overlay = np.rint((1 - TINT) * image + TINT * colors).astype(np.uint8)
-    folder.mkdir(parents=True, exist_ok=True)
     files = {f"{name}_mask.png": colors, f"{name}_overlay.png": overlay}
-    for file, pixels in files.items():
-        if not cv2.imwrite(str(folder / file), pixels[..., ::-1]):
-            raise OSError(f"could not write {folder / file}")
     counts = np.bincount(mask.ravel(), minlength=NUM_CLASSES)
     rows = [
         (label, "#" + bytes(color).hex().upper(), int(count), float(count / mask.size))
         for label, color, count in zip(CLASSES, COLORS, counts, strict=True)
     ]
     table = Table(folder / f"{name}_areas", f"Areas in {name}", ("class", "color", "pixels", "share"), rows, ("csv",))
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, pixels in files.items():
+            save(folder / file, cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
+        table.write()
     shares = ", ".join(f"{label} {share:.1%}" for label, _, _, share in sorted(rows, key=lambda row: -row[2]) if share >= 0.0005)
     words = [f"{name}, {image.shape[1]} x {image.shape[0]} px: {shares}", *(str(folder / file) for file in files)]
     return Section(f"Prediction of {name}", notes=words, tables=[table])

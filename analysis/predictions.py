@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from analysis import runs
-from analysis.records import Run, Unavailable
+from analysis.records import Run
 from analysis.waist import Waist
 from segmentation import metrics
+from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 SAMPLE = 400_000  # pixels of a split that curves are drawn from: all of a small set's, 12 MB in the cache
@@ -44,7 +45,7 @@ class Evaluation:
 
 
 def evaluate(waist: Waist, run: Run, role: str, split: str, data: Path, local: Path) -> Evaluation:
-    """From the cache where the same weights met the same data before. Unavailable where weights or data are not to be had."""
+    """From the cache where the same weights met the same data before. UserError where weights or data are not to be had."""
     prepared = waist.data(data, run)
     weights = runs.weights(run, role, waist.sweep.path, waist.cache, local)
     file = waist.cache / "predictions" / f"{run.id}-{role}-{split}.npz"
@@ -101,7 +102,7 @@ def compute(model, prepared: PreparedSet, split: str) -> Evaluation:
 
 @functools.lru_cache(maxsize=1)  # one run's splits come one after the other
 def load(weights: Path):
-    """The model in a .keras file, to predict with; Unavailable where it cannot be opened."""
+    """The model in a .keras file, to predict with; UserError where it cannot be opened."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greeting tells nothing about the figures
     logging.getLogger("tensorflow").setLevel("ERROR")
     import keras
@@ -110,7 +111,7 @@ def load(weights: Path):
         return keras.saving.load_model(weights, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras finds wrong in a file of another version or project
         reason = " ".join(str(error).split())[:200]
-        raise Unavailable(f"{weights} cannot be opened as a model of this project ({reason})") from error
+        raise UserError(f"{weights} cannot be opened as a model of this project ({reason})") from error
 
 
 def _kept(file: Path, stamp: str) -> Evaluation | None:

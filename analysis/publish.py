@@ -8,22 +8,22 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis.records import Unavailable
 from analysis.runs import split_path
 from analysis.sections import Section
 from analysis.waist import Waist
 from segmentation.config import OBJECTIVE
+from segmentation.errors import UserError
 
 FILE = "published.json"
 
 
 def publish(waist: Waist, title: str, sections: list[Section]) -> Iterator[str]:
-    """Make both, and yield a line with the address of each. Unavailable where W&B cannot be reached or refuses."""
+    """Make both, and yield a line with the address of each. UserError where W&B cannot be reached or refuses."""
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
-        raise Unavailable(f"--publish needs wandb-workspaces ({error}): pip install 'aerial-sweeps[report]'") from error
+        raise UserError(f"--publish needs wandb-workspaces ({error}): pip install 'aerial-sweeps[report]'") from error
     from segmentation import tracking  # W&B's client, and with it a second
 
     entity, project, sweep_id = split_path(waist.sweep.path)
@@ -39,7 +39,7 @@ def publish(waist: Waist, title: str, sections: list[Section]) -> Iterator[str]:
         workspace.save()
     except Exception as error:  # the client's errors share no base class
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Unavailable(f"not published: {reason[:300]}; {waist.folder}/report.html is whole") from error
+        raise UserError(f"not published: {reason[:300]}; {waist.folder}/report.html is whole") from error
     (waist.cache / FILE).write_text(json.dumps({"report": report.id, "workspace": workspace.url}))
     yield f"W&B Report: {report.url}"
     yield f"workspace:  {workspace.url}"

@@ -17,10 +17,6 @@ OUTCOMES = (*STATUSES, "failed", "running")
 """How a run may have ended, in the order in which they are told: its status, or else what W&B's own state says."""
 
 
-class Unavailable(ValueError):  # noqa: N818 - not a mistake: something that a figure needs and that is not there
-    """What cannot be shown, and why, in one line that ends with the way out."""
-
-
 def number(value) -> float:
     """A number from W&B as a float; NaN for what is none. W&B writes NaN and infinities as words."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):

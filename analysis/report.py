@@ -12,7 +12,7 @@ import click
 from analysis import best_run, confirm, curves, page, panel, precision_recall, predict, runs, style, sweep
 from analysis.records import Sweep
 from analysis.sections import Picture, Section, Table, value_text
-from analysis.waist import Waist, data_option, plainly, refresh_option, results_option, runs_option
+from analysis.waist import Waist, data_option, refresh_option, results_option, runs_option
 from segmentation.config import OBJECTIVE
 
 PAGE = "report.html"
@@ -28,7 +28,6 @@ PAGE = "report.html"
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="A whole image to predict; repeatable.")
 @click.option("--publish", is_flag=True, help="Also make a W&B Report and a saved workspace of it.")
 @refresh_option
-@plainly
 def main(sweep_path, folder, data, local, compare, confirmation, images, publish, refresh) -> None:
     """Make every figure and table of SWEEP (entity/project/sweep_id), and OUT/report.html, one page that holds them all.
 

@@ -6,8 +6,6 @@ A cache is a folder: `sweeps/<entity>.<project>.<id>.json` with every run's conf
 
 import json
 import math
-import os
-import socket
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,23 +15,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from analysis.records import Run, Sweep, Unavailable
+from analysis.records import Run, Sweep
+from segmentation.errors import UserError
 
 Say = Callable[[str], None]
-PATIENCE = 5  # seconds until a server that does not answer counts as away: the client itself would try for minutes
+ANSWER_SECONDS = 8  # after which a W&B server that does not answer counts as not reachable
 READERS = 8  # runs read at once: each is a few small requests
 
 
 def split_path(path: str, kind: str = "sweep") -> tuple[str, str, str]:
-    """("entity", "project", "id") of a path or of the address of its page; Unavailable where it is neither."""
-    words = [word for word in urlparse(path).path.split("/") if word and word not in ("sweeps", "runs")]
-    if len(words) != 3:
-        raise Unavailable(f"{path!r} names no {kind}; write it as entity/project/{kind}_id, or paste the address of its page")
+    """("entity", "project", "id") of a path, or of the address of a page that W&B prints. UserError for anything else."""
+    words = [word for word in urlparse(path.strip()).path.split("/") if word]
+    marks = [place for place, word in enumerate(words) if word in ("sweeps", "runs", "artifacts")]
+    if marks and 2 <= marks[0] < len(words) - 1:  # .../ENTITY/PROJECT/sweeps/ID, behind any prefix and before any tab
+        return words[marks[0] - 2], words[marks[0] - 1], words[marks[0] + 1]
+    if len(words) != 3 or "://" in path:
+        raise UserError(f"{path!r} names no {kind}; write it as entity/project/{kind}_id, or paste the address of its page")
     return words[0], words[1], words[2]
 
 
 def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Sweep:
-    """The sweep, from the cache where it is whole there, else from W&B; `say` is told which. Unavailable where it is nowhere."""
+    """The sweep, from the cache where it is whole there, else from W&B; `say` is told which. UserError where it is nowhere."""
     words = split_path(path)
     file = cache / "sweeps" / f"{'.'.join(words)}.json"
     known = Sweep.from_json(json.loads(file.read_text())) if file.is_file() else None
@@ -43,7 +45,7 @@ def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Swe
     try:
         with _door() as api:
             record = _read_sweep(api, "/".join(words))
-    except Unavailable as error:
+    except UserError as error:
         if not known:
             raise
         say(f"{known.path}: as read before, from {file}, for {error}")
@@ -62,10 +64,10 @@ def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say:
     try:
         with _door() as api:
             _keep(file, _download(api, f"{entity}/{project}/model:{run.id}", role), cache)
-    except Unavailable as error:
+    except UserError as error:
         found = _local(local / run.id, role)
         if not found:
-            raise Unavailable(f"no {role} weights of run {run}: {error}; nor are they in {local / run.id}") from error
+            raise UserError(f"no {role} weights of run {run}: {error}; nor are they in {local / run.id}") from error
         say(f"{role} weights of run {run} from {found}, for {error}")
         _keep(file, _whole(found).read_bytes(), cache)
     return file
@@ -79,7 +81,7 @@ def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -
             artifact = _asked(f"artifact {name}", lambda: api.artifact(f"{entity}/{project}/{word}"))
             maker = _asked(f"the run that made {name}", artifact.logged_by)
             if maker is None:
-                raise Unavailable(f"the run that made {name} is gone; download the file and name it: --weights FILE")
+                raise UserError(f"the run that made {name} is gone; download the file and name it: --weights FILE")
             run = Run.from_json(_read_run(maker))
             file = cache / "models" / run.id / artifact.version / f"{role}.keras"
             if not file.is_file():
@@ -91,30 +93,31 @@ def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -
 
 @contextmanager
 def _door() -> Iterator[Any]:
-    """A `wandb.Api`; Unavailable where there is no client, no server within PATIENCE seconds, or no key."""
+    """A `wandb.Api`; UserError where there is no client, no server that answers within ANSWER_SECONDS, or no key."""
     try:
         import wandb  # a second of importing that the cache spares
 
         wandb.setup(wandb.Settings(silent=True))  # it would tell of its sorting and its login
     except ImportError as error:
-        raise Unavailable(f"W&B's client is not installed ({error})") from error
-    base = urlparse(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url)
+        raise UserError(f"W&B's client is not installed ({error})") from error
+    address = wandb.setup().settings.base_url
     try:
-        socket.create_connection((base.hostname, base.port or {"http": 80}.get(base.scheme, 443)), PATIENCE).close()
-    except OSError as error:
-        raise Unavailable(f"{base.geturl()} is not reachable ({error.strerror or error})") from error
-    yield _asked(base.geturl(), lambda: wandb.Api(timeout=30))
+        wandb.Api(timeout=ANSWER_SECONDS)  # checks server and key
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"W&B at {address} is not reachable, or refuses the key ({reason}); log in: wandb login") from error
+    yield _asked(address, lambda: wandb.Api(timeout=30))
 
 
 def _asked(what: str, question: Callable[[], Any]) -> Any:
-    """The answer; any failure of the client as an Unavailable of one line. Its errors share no base class."""
+    """The answer; any failure of the client as an UserError of one line. Its errors share no base class."""
     try:
         return question()
-    except Unavailable:
+    except UserError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Unavailable(f"W&B does not give {what} ({reason[:200]})") from error
+        raise UserError(f"W&B does not give {what} ({reason[:200]})") from error
 
 
 def _read_sweep(api, path: str) -> dict:
@@ -150,7 +153,7 @@ def _read_run(run) -> dict:
         record["summary"] = _scalars(summary)
         rows = _asked("its history", lambda: list(run.scan_history()))
         record["history"] = sorted(map(_scalars, rows), key=lambda row: row.get("_step") or 0)
-    except Unavailable as error:
+    except UserError as error:
         record["problem"] = str(error)
     return record
 
@@ -166,7 +169,7 @@ def _download(api, name: str, role: str) -> bytes:
     artifact = _asked(f"artifact {name}", lambda: api.artifact(name, type="model"))
     names = _asked(f"the contents of {name}", lambda: sorted(artifact.manifest.entries))
     if f"{role}.keras" not in names:
-        raise Unavailable(f"artifact {name} holds {', '.join(names) or 'nothing'}, and no {role}.keras")
+        raise UserError(f"artifact {name} holds {', '.join(names) or 'nothing'}, and no {role}.keras")
     with tempfile.TemporaryDirectory() as folder:
         _asked(f"{role}.keras of {name}", lambda: artifact.get_entry(f"{role}.keras").download(root=folder))
         return _whole(Path(folder) / f"{role}.keras").read_bytes()
@@ -186,9 +189,9 @@ def _whole(file: Path) -> Path:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError) as error:
-        raise Unavailable(f"{file} is not a whole .keras file ({error}); remove it to have it fetched again") from error
+        raise UserError(f"{file} is not a whole .keras file ({error}); remove it to have it fetched again") from error
     if damaged:
-        raise Unavailable(f"{file} is damaged at {damaged}; remove it to have it fetched again")
+        raise UserError(f"{file} is damaged at {damaged}; remove it to have it fetched again")
     return file
 
 

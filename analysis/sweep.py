@@ -14,10 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import runs, style
 from analysis.importance import importances
-from analysis.records import Run, Sweep, Unavailable, number
+from analysis.records import Run, Sweep, number
 from analysis.sections import Picture, Section, Table, value_text
-from analysis.waist import Waist, plainly, refresh_option, results_option, tell
+from analysis.waist import Waist, refresh_option, results_option, tell
 from segmentation.config import OBJECTIVE
+from segmentation.errors import UserError
 
 LOG_FROM = 10  # a numeric hyperparameter whose values span at least this factor is drawn on a logarithmic axis
 FEW = 8  # distinct values, up to which an axis names each of them
@@ -29,7 +30,6 @@ FOCUS = 3.0  # an axis shows no more than this many times the distance from the 
 @click.argument("others", nargs=-1, metavar="[OTHER_SWEEP]...")
 @results_option
 @refresh_option
-@plainly
 def main(others: tuple[str, ...], folder: Path, refresh: bool) -> None:
     """Draw how the sweep of OUT/best_run.json searched; each OTHER_SWEEP (entity/project/sweep_id)
     is one more line of progress.
@@ -49,7 +49,7 @@ def make(waist: Waist, others: Sequence[Sweep] = ()) -> Section:
     for draw in (_progress, _curves, _parallel, _parameters, _importance):
         try:
             picture, table = draw(waist.folder, [waist.sweep, *others] if draw is _progress else waist.sweep)
-        except Unavailable as error:
+        except UserError as error:
             notes.append(str(error))
             continue
         pictures.append(picture)
@@ -77,7 +77,7 @@ def _progress(folder: Path, sweeps: list[Sweep]) -> tuple[Picture, Table]:
     lines = {_label(sweep): progress(sweep) for sweep in sweeps}
     lines = {label: line for label, line in lines.items() if np.isfinite(line[1]).any()}
     if not lines:
-        raise Unavailable("no run logged a finite objective yet: nothing to draw the search's progress from")
+        raise UserError("no run logged a finite objective yet: nothing to draw the search's progress from")
     figure, ((axes,),) = style.figure(height=3.6)
     for look, (label, (epochs, lowest)) in zip(style.SERIES * len(lines), lines.items(), strict=False):
         axes.step(epochs, lowest, where="post", label=label, markevery=_improvements(lowest), **look)
@@ -99,7 +99,7 @@ def _curves(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     drawn = [(run, *run.series("val_loss")) for run in sweep.runs]
     drawn = [(run, epochs, losses) for run, epochs, losses in drawn if len(epochs)]
     if not drawn:
-        raise Unavailable("no run has a row with a finite val_loss: no learning curves")
+        raise UserError("no run has a row with a finite val_loss: no learning curves")
     figure, ((axes,),) = style.figure(height=3.9)
     for run, epochs, losses in drawn:
         look = style.OUTCOMES[run.outcome]
@@ -139,14 +139,14 @@ def hyperband_rungs(config: dict, last: float) -> list[int]:
 def _comparable(sweep: Sweep) -> list[Run]:
     found = [run for run in sweep.runs if math.isfinite(run.objective) and run.outcome != "running"]
     if len(found) < 2:
-        raise Unavailable("fewer than two runs ended with a finite objective: no hyperparameters to compare")
+        raise UserError("fewer than two runs ended with a finite objective: no hyperparameters to compare")
     return found
 
 
 def _parallel(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     found, names = _comparable(sweep), sweep.varied()
     if not names:
-        raise Unavailable("all runs have the same hyperparameters: no parallel coordinates")
+        raise UserError("all runs have the same hyperparameters: no parallel coordinates")
     figure, ((axes,),) = style.figure(height=4.0)
     scales = [Scale([run.config.get(name) for run in found]) for name in names]
     objective = Scale([run.objective for run in found], rank=True)
@@ -213,7 +213,7 @@ class Scale:
 def _parameters(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     found, names = _comparable(sweep), sweep.varied()
     if not names:
-        raise Unavailable("all runs have the same hyperparameters: nothing to draw the objective against")
+        raise UserError("all runs have the same hyperparameters: nothing to draw the objective against")
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure, grid = style.figure(lines, columns, height=2.5 * lines + 0.5, sharey=True)

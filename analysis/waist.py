@@ -1,6 +1,5 @@
 """The narrow waist: `results/NAME/best_run.json` beside the cache. Every figure is made from here; none asks W&B for a run."""
 
-import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ from pathlib import Path
 import click
 
 from analysis import runs
-from analysis.records import Run, Sweep, Unavailable
+from analysis.records import Run, Sweep
 from analysis.sections import Section
+from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 FILE = "best_run.json"
@@ -26,12 +26,20 @@ class Waist:
 
     @classmethod
     def open(cls, folder: Path) -> "Waist":
-        """What lies in `folder`; Unavailable, with the way out, where no choice was made yet."""
+        """What lies in `folder`; UserError, with the way out, where no choice was made yet."""
         file = folder / FILE
         if not file.is_file():
-            raise Unavailable(f"{file} does not exist; make it: python -m analysis.best_run SWEEP --out {folder}")
-        choice = json.loads(file.read_text())
-        return cls(folder, choice, runs.load(choice["sweep"], folder / "cache", say=lambda line: None))
+            raise UserError(f"{file} does not exist; make it: python -m analysis.best_run SWEEP --out {folder}")
+        try:
+            choice = json.loads(file.read_text())
+            sweep, roles = choice["sweep"], [choice[role] for role in ("best", "baseline")]
+            if not isinstance(sweep, str) or not all(role is None or "id" in role for role in roles):
+                raise ValueError("it names no sweep, or a run without an id")
+        except (ValueError, TypeError, KeyError) as error:  # JSON of any other shape
+            raise UserError(
+                f"{file} is damaged ({error}); make it again: python -m analysis.best_run SWEEP --out {folder}"
+            ) from error
+        return cls(folder, choice, runs.load(sweep, folder / "cache", say=lambda line: None))
 
     @property
     def cache(self) -> Path:
@@ -43,18 +51,18 @@ class Waist:
         return next((run for run in (*self.sweep.runs, *self.sweep.others) if chosen and run.id == chosen["id"]), None)
 
     def roles(self) -> dict[str, Run]:
-        """Role -> run, best first; once where the baseline itself is the best. Unavailable where there is no best run."""
+        """Role -> run, best first; once where the baseline itself is the best. UserError where there is no best run."""
         best, baseline = self.run("best"), self.run("baseline")
         if best is None:
-            raise Unavailable(f"{self.folder / FILE} names no best run: {self.choice['statement']}")
+            raise UserError(f"{self.folder / FILE} names no best run: {self.choice['statement']}")
         return {"best": best} if baseline is None or baseline.id == best.id else {"best": best, "baseline": baseline}
 
     def data(self, folder: Path, run: Run) -> PreparedSet:
-        """The prepared set that `run` was trained on; Unavailable where `folder` holds another one."""
+        """The prepared set that `run` was trained on; UserError where `folder` holds another one."""
         prepared = PreparedSet.open(folder)
         trained, found = run.recorded("data", "checksum", "an unknown one"), prepared.manifest["checksum"]
         if trained != found:
-            raise Unavailable(
+            raise UserError(
                 f"{folder} holds the set {found[:12]}, run {run} was trained on {trained[:12]}; name that one with --data"
             )
         return prepared
@@ -92,21 +100,6 @@ def runs_option(command: Callable) -> Callable:
         show_default=True,
         help="Where train.py left weights on this machine, for a run whose artifact is gone.",
     )(command)
-
-
-def plainly(command: Callable) -> Callable:
-    """Tells the Unavailable, ValueError or OSError of a command in one line instead of a traceback."""
-
-    @functools.wraps(command)
-    def told(*args, **options):
-        try:
-            return command(*args, **options)
-        except BrokenPipeError:  # `| head` has seen enough
-            raise
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from error
-
-    return told
 
 
 def tell(section: Section) -> None:

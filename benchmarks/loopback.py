@@ -1,7 +1,8 @@
 """How fast the loopback server is, and how that grows: python benchmarks/loopback.py
 
-Prints: requests a second and their latency with 16 runs logging at once; the time of the next suggestion (Bayes with
-Hyperband) and of a page of 50 runs with more and more runs in the sweep; the server's memory over an hour's rows.
+Prints: the latency on one connection that is kept open; requests per second and their latency with 16 runs logging at
+once; how long `wandb.Api` takes to read a sweep; the time of the next suggestion (Bayes with Hyperband) and of a page of
+50 runs with more and more runs in the sweep; the server's memory over an hour's rows.
 """
 
 import argparse
@@ -31,6 +32,14 @@ from loopback.store import Store, dumps, now
 
 EPOCHS = 27  # rows of a run
 LOGGING = 16  # runs that log at once
+READ = 60  # runs of the sweep that wandb.Api reads
+READING = """
+import sys, time, wandb
+api = wandb.Api()
+started = time.perf_counter()
+rows = sum(len(list(run.scan_history())) for run in api.sweep(sys.argv[1]).runs)
+print(rows, time.perf_counter() - started)
+"""
 SWEEP = {
     "program": "train.py",
     "method": "bayes",
@@ -72,7 +81,9 @@ def seed(folder: Path, sizes: list[int]) -> dict[int, str]:
                 rows = [dumps({"_step": n + 1, "loss": loss, "val_loss": loss}) for n, loss in enumerate(losses)]
                 sql = "INSERT INTO history (run_id, line, step, row) VALUES (?, ?, ?, ?)"
                 store.many(sql, [(run, n, n + 1, row) for n, row in enumerate(rows)])
-                lifecycle.change(store, run, history_lines=EPOCHS, summary=dumps({"loss": min(losses)}))
+                keys = dumps({"keys": {}, "lastStep": EPOCHS})  # scan_history reads up to this step
+                summary = dumps({"loss": min(losses)})
+                lifecycle.change(store, run, history_lines=EPOCHS, history_keys=keys, summary=summary)
         names[size] = f"sweep{size}"
     return names
 
@@ -121,8 +132,24 @@ def open_runs(server: daemon.Server, prefix: str) -> list[str]:
     return names
 
 
+def latency(server: daemon.Server, requests: int = 200) -> None:
+    """Prints how long one small request takes on a connection that is kept open."""
+    client = Client(server)
+    spent = [client.post("/graphql", {"query": "{ viewer { id } }"}) for _ in range(requests)]
+    p50, p95 = statistics.median(spent), quantile(spent, 0.95)
+    print(f"one request on a kept-alive connection: median {p50 * 1e3:.1f} ms, p95 {p95 * 1e3:.1f} ms")
+
+
+def reading(server: daemon.Server, sweep: str) -> None:
+    """Prints how long wandb.Api takes to read every row of a sweep of READ runs."""
+    command = [sys.executable, "-c", READING, f"loopback/bench/{sweep}"]
+    done = subprocess.run(command, env=daemon.environment(server), check=True, capture_output=True, text=True)
+    rows, seconds = done.stdout.split()
+    print(f"wandb.Api reads {READ} runs, {rows} rows: {float(seconds):.2f} s")
+
+
 def throughput(server: daemon.Server, seconds: float) -> None:
-    """Prints requests a second with LOGGING runs at once."""
+    """Prints requests per second with LOGGING runs at once."""
     names, until = open_runs(server, "load"), time.perf_counter() + seconds
     with ThreadPoolExecutor(LOGGING) as pool:
         spent = [second for part in pool.map(lambda name: stream(server, name, until, 1), names) for second in part]
@@ -193,7 +220,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        command = [sys.executable, "-c", _SEED, scratch, *map(str, options.sizes)]  # it must let go of the store's lock
+        sizes = {READ, *options.sizes}
+        command = [sys.executable, "-c", _SEED, scratch, *map(str, sizes)]  # releases the store's lock
         names = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         names = {int(size): name for size, name in names.items()}
         serve = [sys.executable, "-m", "loopback", "serve", "--dir", scratch, "--port", "0"]
@@ -202,8 +230,10 @@ def main() -> None:
         try:
             while (server := daemon.find(folder)) is None and process.poll() is None:
                 threading.Event().wait(0.1)
+            latency(server)
             throughput(server, options.seconds)
-            growth(server, names, options.repeats)
+            reading(server, names[READ])
+            growth(server, {size: names[size] for size in options.sizes}, options.repeats)
             memory(server, process.pid)
         finally:
             process.send_signal(signal.SIGINT)

@@ -79,7 +79,7 @@ def sweep(file, folder, project, agents, gpus, count, fresh, print_path):
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on with the sweep", err=True)
         sys.exit(130)
-    except (local_sweep.SweepError, daemon.ServerError, AskError, ValueError) as error:
+    except (daemon.ServerError, AskError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     if not print_path:
         click.echo(progress.table(found))

@@ -8,7 +8,7 @@ from functools import partial
 
 from loopback import lifecycle, pages
 from loopback.projects import RUNS, identified, row_of
-from loopback.search import Search
+from loopback.search import Search, proposed
 from loopback.store import NotFoundError, Store, dumps, now
 from loopback.sweep_controls import capped, config_of, enqueue, new_name
 
@@ -104,7 +104,7 @@ def _commands(store: Store, search: Search, agent: dict, sweep_id: int, config: 
 def _start(run: dict, config: dict) -> dict:
     """`resume` goes on with a run that began before, `run` starts a new one; the agent treats them alike."""
     values = json.loads(run["config"])
-    arguments = {name: values[name] for name in config.get("parameters", {}) if name in values}
+    arguments = proposed(config, values)
     if not arguments:  # a scheduler's run may hold names that the sweep's YAML does not list
         arguments = {name: value for name, value in values.items() if not name.startswith("_")}
     kind = "resume" if run["state"] == "preempted" else "run"

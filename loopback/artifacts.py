@@ -121,7 +121,10 @@ def create_manifest(_source, info, input: dict) -> dict:
 def update_manifest(_source, info, input: dict) -> dict:
     """Corrects a manifest's digest before its upload."""
     row = row_of(info, "manifests", input["artifactManifestID"])
-    info.context.store.update("manifests", row["id"], digest=input.get("digest") or row["digest"])
+    columns = {"digest": input.get("digest") or row["digest"]}
+    if input.get("baseArtifactID"):
+        columns["base_id"] = row_of(info, "artifacts", input["baseArtifactID"])["id"]
+    info.context.store.update("manifests", row["id"], **columns)
     return {"artifactManifest": manifest(info, row["id"])}
 
 
@@ -138,9 +141,11 @@ def create_files(_source, info, input: dict) -> dict:
     store, links, rows = info.context.store, info.context.links, []
     for spec in input["artifactFiles"]:
         path = object_path(spec.get("digest") or spec["md5"])
-        link = None if store.inside(path).exists() else links.upload(f"/storage/{path}")
+        with store.writing():  # from now on, no deletion of another version takes these bytes away
+            artifact = row_of(info, "artifacts", spec["artifactID"])
+            store.write("INSERT OR IGNORE INTO announced (artifact_id, path) VALUES (?, ?)", artifact["id"], path)
+            link = None if store.inside(path).exists() else links.upload(f"/storage/{path}")
         row = {"id": f"ArtifactFile:{path}", "name": _safe(spec["name"]), "storage_path": path, "upload_url": link}
-        artifact = row_of(info, "artifacts", spec["artifactID"])
         rows.append(row | {"upload_headers": [], "upload_multipart_urls": None, "artifact": artifact})
     return {"files": pages.whole(rows, totalCount=len(rows))}
 
@@ -161,6 +166,7 @@ def commit(_source, info, input: dict) -> dict:
         size = sum(int(entry.get("size") or 0) for entry in entries.values())
         columns = {"version": 0 if top is None else top + 1, "size": size, "file_count": len(entries)}
         store.update("artifacts", artifact["id"], state="COMMITTED", updated_at=now(), **columns)
+        store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         _point(store, artifact, ["latest", *json.loads(artifact["pending_aliases"])])
     return {"artifact": row_of(info, "artifacts", input["artifactID"])}
 
@@ -225,6 +231,10 @@ def update_artifact(_source, info, input: dict) -> dict:
 def change_aliases(add: bool, _source, info, input: dict) -> dict:
     """Points aliases to an artifact, or takes them away from it."""
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
+    own = store.value("SELECT name FROM collections WHERE id = ?", artifact["collection_id"])
+    for item in input["aliases"]:
+        if item["artifactCollectionName"] != own:
+            raise ValueError(f"the artifact is in {own}, not in {item['artifactCollectionName']}: links are not served")
     names = [item["alias"] for item in input["aliases"]]
     if add:
         _point(store, artifact, names)
@@ -235,15 +245,49 @@ def change_aliases(add: bool, _source, info, input: dict) -> dict:
 
 
 def delete_artifact(_source, info, input: dict) -> dict:
-    """Marks a version as deleted. ValueError while aliases point to it, unless they are to go as well."""
+    """Marks a version as deleted and frees its bytes. ValueError while aliases point to it, unless they go as well."""
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
     held = store.value("SELECT COUNT(*) FROM aliases WHERE artifact_id = ?", artifact["id"])
     if held and not input.get("deleteAliases"):
         raise ValueError("the artifact has aliases; delete them with it, or point them elsewhere")
+    discard(store, artifact)
+    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
+
+
+def discard(store, artifact: dict) -> None:
+    """Marks a version as deleted, takes its aliases away and frees its bytes."""
     with store.writing():
         store.write("DELETE FROM aliases WHERE artifact_id = ?", artifact["id"])
+        store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         store.update("artifacts", artifact["id"], state="DELETED", updated_at=now())
-    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
+    with store.writing():  # after the commit: if the server is killed here, bytes are left over, but none are missing
+        _free(store, artifact)
+
+
+def _free(store, artifact: dict) -> None:
+    """Deletes the bytes of a deleted artifact that no other one needs."""
+    own = _stored(store, artifact)
+    sql = """SELECT * FROM artifacts WHERE state = 'COMMITTED'
+        OR id IN (SELECT m.base_id FROM manifests m JOIN artifacts a ON a.id = m.artifact_id WHERE a.state = 'PENDING')"""
+    for other in store.all(sql):
+        if not own:
+            break
+        own -= _stored(store, other)
+    own -= {row["path"] for row in store.all("SELECT path FROM announced")}
+    for path in own:
+        store.inside(path).unlink(missing_ok=True)
+    if store.value("SELECT 1 FROM manifests WHERE base_id = ?", artifact["id"]) is None:
+        for row in store.all("SELECT id FROM manifests WHERE artifact_id = ?", artifact["id"]):
+            store.inside("manifests", str(row["id"])).unlink(missing_ok=True)
+
+
+def _stored(store, artifact: dict) -> set[str]:
+    """Where the bytes of an artifact lie; nothing for one whose manifest was never uploaded."""
+    try:
+        entries = _entries(store, artifact)
+    except ValueError:
+        return set()
+    return {object_path(entry["digest"]) for entry in entries.values() if not entry.get("ref")}
 
 
 def use(_source, info, input: dict) -> dict:

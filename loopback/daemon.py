@@ -6,8 +6,13 @@ take that lock for itself, so nobody has to be told, and nothing is left behind 
 
 import contextlib
 import fcntl
+import hmac
+import http.client
+import ipaddress
 import json
+import logging
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,7 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from loopback.errors import UserError
+from loopback.links import proof
 from loopback.store import ENTITY
+
+logger = logging.getLogger("loopback")
 
 PATIENCE = 60.0  # seconds until a server that was started must answer
 
@@ -44,44 +53,65 @@ class Server:
 
 
 def find(folder: Path) -> Server | None:
-    """The live server of the store, or None; a record that a killed server left behind is not believed."""
+    """The live server of the store, or None. It must prove that it knows the store's key.
+
+    After a server was killed, any other program may listen at its port.
+    """
+    nonce, url = secrets.token_hex(16), _recorded(folder).get("url")
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        record = json.loads((folder / "server.json").read_text())
-        with urllib.request.urlopen(f"{record['url']}/healthz", timeout=10) as reply:  # noqa: S310  our own record
-            health = json.load(reply)
-    except (OSError, ValueError, KeyError):
+        server = Server(folder, url)
+        expected = proof(server.key, nonce)
+        with without_proxy.open(f"{url}/healthz?nonce={nonce}", timeout=10) as reply:
+            health = json.loads(reply.read(100_000))
+        shown = health.get("proof") if isinstance(health, dict) else None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException):
         return None
-    return Server(folder, record["url"]) if health.get("pid") == record["pid"] else None
+    return server if isinstance(shown, str) and hmac.compare_digest(shown.encode(), expected.encode()) else None
+
+
+def _recorded(folder: Path) -> dict:
+    """What the last server of the store wrote down; empty if that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / "server.json").read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def listen(folder: Path, host: str, port: int | None) -> socket.socket:
     """A socket to serve on: at `port`, else where this store was served last, else at any free port.
 
-    ServerError if `port` was asked for and is taken.
+    ServerError if `port` was asked for and is taken, UserError if `host` is empty.
     """
+    if not host:
+        raise UserError("--host is empty, which would mean every address of this machine; give one, such as 127.0.0.1")
     wanted = [port] if port is not None else [last_port(folder), 0]
     for number in wanted:
-        listener = socket.socket()
+        # asyncio sets TCP_NODELAY only where it sees this protocol. Without it each answer waits 40 ms for an ACK.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, number))
             return listener
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             listener.close()
-            problem = error
-    raise ServerError(f"cannot listen on {host}:{port}: {problem.strerror}; choose another --port")
+            problem = getattr(error, "strerror", None) or error
+    raise ServerError(f"cannot listen on {host}:{port}: {problem}; choose another --port or --host")
 
 
 def last_port(folder: Path) -> int:
     """Where the store was served last; 0 if it never was."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return int(json.loads((folder / "server.json").read_text())["port"])
-    return 0
+    port = _recorded(folder).get("port")
+    return port if type(port) is int and 0 < port < 2**16 else 0
 
 
 def announce(folder: Path, host: str, port: int) -> str:
-    """Writes down where the store is served; the address."""
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  the user's own wish
+    """Writes down where the store is served, and warns if other machines can reach it; the address for this machine."""
+    bound = ipaddress.ip_address(socket.gethostbyname(host))
+    if not bound.is_loopback:
+        reach = f"http://{socket.gethostname() if bound.is_unspecified else host}:{port}"
+        logger.warning("other machines can reach this server at %s; the key and all data travel unencrypted", reach)
+    url = f"http://{'127.0.0.1' if bound.is_unspecified else host}:{port}"
     partial = folder / "server.json.partial"
     partial.write_text(json.dumps({"pid": os.getpid(), "port": port, "url": url}))
     partial.replace(folder / "server.json")
@@ -115,7 +145,7 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def joined(folder: Path) -> Iterator[Server]:
     """The server of the store, found or started, for as long as the block lasts."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = folder.resolve()
     with (folder / "users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is just ending
@@ -123,8 +153,14 @@ def joined(folder: Path) -> Iterator[Server]:
 
 
 def unused(folder: Path):
-    """The store's exclusive lock if nobody uses it, else None. Hold it until the process ends."""
-    users = (folder / "users").open("a")
+    """The store's exclusive lock if nobody uses it, else None. Hold it until the process ends.
+
+    None as well if the folder was deleted, which the server notices by itself.
+    """
+    try:
+        users = (folder / "users").open("a")
+    except OSError:
+        return None
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -61,6 +61,16 @@ def give_back(store: Store, run: dict) -> None:
     change(store, run["id"], state="pending", agent_id=None, queued=time.time(), missing=None)
 
 
+def follow_clock(store: Store) -> None:
+    """Sets moments that lie in the future, because the clock was set back, to the present."""
+    columns = {"agents": ("seen",), "runs": ("seen", "missing", "queued")}
+    moment = time.time()
+    for table, names in columns.items():
+        for name in names:
+            if store.value(f"SELECT 1 FROM {table} WHERE {name} > ? LIMIT 1", moment + 1):
+                store.write(f"UPDATE {table} SET {name} = ? WHERE {name} > ?", moment, moment)
+
+
 def ask_to_stop(store: Store, run_ids: list[int]) -> None:
     """The runs' agents, and the runs themselves, will hear of it with their next sign of life."""
     with store.writing():
@@ -94,3 +104,18 @@ def settle(store: Store, sweep_id: int | None) -> None:
         unsettled = store.value(f"SELECT COUNT(*) FROM runs WHERE sweep_id = ? AND {UNSETTLED}", sweep_id)
         if sweep["state"] == "RUNNING" and sweep["exhausted"] and not unsettled:
             set_sweep_state(store, sweep_id, "FINISHED")
+
+
+def search_again(store: Store, sweep_id: int | None) -> None:
+    """Asks the search of an exhausted sweep again, because its configuration or its runs have changed.
+
+    If the sweep was FINISHED for that reason, it is RUNNING again; one that somebody has stopped stays as it is.
+    """
+    if sweep_id is None:
+        return
+    with store.writing():
+        sql = "SELECT state FROM sweeps WHERE id = ? AND exhausted = 1"
+        state = store.value(sql, sweep_id)
+        store.update("sweeps", sweep_id, exhausted=0)
+        if state == "FINISHED":
+            set_sweep_state(store, sweep_id, "RUNNING")

@@ -15,6 +15,14 @@ def signature(key: str, method: str, path: str) -> str:
     return hmac.new(key.encode(), f"{method} {path}".encode(), hashlib.sha256).hexdigest()
 
 
+def proof(key: str, nonce: str) -> str:
+    """Proof that a server knows the key, for a client that has just made up `nonce`.
+
+    No method starts with a line break, so this is never the signature of a link.
+    """
+    return signature(key, "\n", nonce)
+
+
 @dataclass(frozen=True)
 class Links:
     """Makes links that start with `base`, the address under which the client reached us."""

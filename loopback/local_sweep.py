@@ -1,16 +1,16 @@
 """A whole sweep with one command: registered once, run by agents on this machine, gone on with when run again."""
 
+import fcntl
 import hashlib
 import json
-import netrc
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 import yaml
@@ -18,15 +18,14 @@ import yaml
 from loopback import progress, supervise
 from loopback.client import AskError, ask
 from loopback.daemon import Server, environment
+from loopback.errors import UserError
 from loopback.store import DEFAULT_PROJECT
 
 POLL = 1.0  # seconds between looks at the sweep; longer when looking itself takes long
 HOPELESS = 5  # failed runs, and no other, after which we stop
+ANSWER_SECONDS = 8.0  # for the first answer of a server
+LEFTOVER_SECONDS = 60.0  # within which the agents of a killed command have ended
 STAGGER = 1.0  # seconds between the starts of two agents
-
-
-class SweepError(Exception):
-    """The sweep cannot be run; the message says what to do."""
 
 
 @dataclass
@@ -41,16 +40,64 @@ class Plan:
     gpus: list[str | None]
 
 
+def known_sweeps(file: Path) -> dict[str, str]:
+    """Checksum of a YAML -> path of the sweep made from it. UserError for a damaged file."""
+    try:
+        known = json.loads(file.read_text()) if file.exists() else {}
+        if not isinstance(known, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it to start each sweep as a new one") from error
+    return known
+
+
+def read_config(file: Path) -> dict:
+    """The sweep's YAML. UserError, in one line, for a file that cannot be one or cannot work here."""
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        json.dumps(config, sort_keys=True, default=str)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}, line {mark.line + 1}" if mark else str(file)
+        raise UserError(f"{where}: {getattr(error, 'problem', None) or error}; correct the YAML") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from error
+    except TypeError as error:
+        raise UserError(f"{file}: a key is no text ({error}); put it in quotes") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is no sweep: it must be a YAML mapping with method, parameters and so on")
+    shapes = {"project": str, "controller": dict, "scheduler": dict, "parameters": dict, "program": str, "command": list}
+    for name, kind in shapes.items():
+        if name in config and not isinstance(config[name], kind):
+            words = {str: "text", dict: "a mapping", list: "a list"}[kind]
+            raise UserError(f"{file}: {name}: {config[name]!r} is not {words}")
+    if "/" in config.get("project", ""):
+        raise UserError(f"{file}: project: {config['project']!r} must not contain '/'; the entity is a key of its own")
+    _check_program(file, config)
+    return config
+
+
+def _check_program(file: Path, config: dict) -> None:
+    """UserError where what the agents would start does not exist in this folder or on the PATH."""
+    command = [str(word) for word in config.get("command", ["${env}", "${interpreter}", "${program}"])]
+    program = config.get("program")
+    if "${program}" in command and not program:
+        raise UserError(f"{file}: program is missing: name the script that a run starts")
+    if "${program}" in command and not Path(program).is_file():
+        raise UserError(f"{file}: program: {program} does not exist in {Path.cwd()}; start from the script's folder")
+    first = next((word for word in command if word != "${env}"), "")
+    if first and not first.startswith("${") and not shutil.which(first):
+        raise UserError(f"{file}: command: there is no program {first!r}")
+
+
 def register(server: Server, plan: Plan) -> tuple[str, bool]:
     """(ENTITY/PROJECT/SWEEP, whether it is new): the sweep made from this YAML before, else one that W&B's client makes.
 
-    SweepError with the client's own words if the YAML is refused.
+    UserError with the client's own words if the YAML is refused.
     """
     record = server.folder / "sweeps.json"
-    sweeps = json.loads(record.read_text()) if record.exists() else {}
-    config = yaml.safe_load(plan.file.read_text())
-    if not isinstance(config, dict):
-        raise SweepError(f"{plan.file} is no sweep: it must be a YAML mapping with method, parameters and so on")
+    sweeps = known_sweeps(record)
+    config = read_config(plan.file)
     project = plan.project or config.get("project") or DEFAULT_PROJECT
     mark = hashlib.sha256(json.dumps([project, config], sort_keys=True, default=str).encode()).hexdigest()
     known_path = None if plan.fresh else sweeps.get(mark)
@@ -61,7 +108,7 @@ def register(server: Server, plan: Plan) -> tuple[str, bool]:
     said = made.stdout + made.stderr
     found = re.search(r"wandb agent '?([^\s'/]+/[^/\n]+/[a-z0-9]+)", said)
     if made.returncode or not found:
-        raise SweepError(f"W&B's client refuses {plan.file}:\n{said.strip()}")
+        raise UserError(f"W&B's client refuses {plan.file}:\n{said.strip()}")
     sweeps[mark] = found[1]
     part = record.with_name("part-sweeps.json")
     part.write_text(json.dumps(sweeps, indent=1))
@@ -106,9 +153,15 @@ query SweepState($entity: String, $project: String, $sweep: String!) {
 
 
 def remote_crew(path: str, number: int, gpus: list, count: int | None, stagger: float, logs: Path) -> supervise.Crew:
-    """Agents for a sweep on whatever server the environment names. ValueError without a key for it."""
+    """Agents for a sweep on the server that W&B's client is logged in to. UserError if it gives no such sweep."""
     url, key = credentials()
     entity, project, sweep = path.split("/")
+    try:
+        found = ask(url, key, STATE, timeout=ANSWER_SECONDS, entity=entity, project=project, sweep=sweep)["project"]
+    except AskError as error:
+        raise UserError(f"{url} does not give sweep {path} ({error}); check the network, and log in: wandb login") from error
+    if not found or not found["sweep"]:
+        raise UserError(f"there is no sweep {path} on {url}; `wandb sweep FILE` prints the path of a new one")
 
     def over() -> bool:
         try:
@@ -121,18 +174,18 @@ def remote_crew(path: str, number: int, gpus: list, count: int | None, stagger: 
 
 
 def credentials() -> tuple[str, str]:
-    """(address, key) of the W&B server that the environment names. ValueError if no key is known for it."""
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    key = os.environ.get("WANDB_API_KEY")
-    if not key:
-        try:
-            found = netrc.netrc().authenticators(urlsplit(url).hostname or "")
-        except (OSError, netrc.NetrcParseError):
-            found = None
-        key = found[2] if found else None
-    if not key:
-        raise ValueError(f"no key for {url}: set WANDB_API_KEY or run `wandb login`")
-    return url, key
+    """(address, key) of the W&B server that W&B's client would use. UserError if nobody is logged in there."""
+    import wandb  # half a second that other commands need not wait for
+
+    singleton = wandb.setup(wandb.Settings(silent=True))
+    try:
+        wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        raise UserError(f"{' '.join(str(error).split())}; log in again: wandb login --relogin") from error
+    settings = singleton.settings
+    if not settings.api_key:
+        raise UserError(f"no key for {settings.base_url}: run `wandb login`, or set WANDB_API_KEY")
+    return settings.base_url, settings.api_key
 
 
 def tend(crew: supervise.Crew) -> list[supervise.Member]:
@@ -157,6 +210,7 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
     if sweep.over:
         click.echo("it is finished; --new starts it once more", err=True)
         return sweep, True
+    held = _lock(server.folder, path)
     display, latest = progress.Display(), [sweep]
 
     def over() -> bool:
@@ -164,6 +218,8 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
         return latest[0].over
 
     crew = supervise.Crew(members(server, plan, path), over)
+    for member in crew.members:
+        member.held = held
     try:
         while crew.busy:
             started = time.monotonic()
@@ -178,19 +234,57 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
     finally:
         display.close()
         crew.dismiss()
+        for descriptor in held:
+            os.close(descriptor)
     over()
-    return latest[0], not latest[0].count("failed") or latest[0].count("done") > 0
+    if not _anything_done(latest[0]):
+        raise UserError(f"no run of {path} ended well; {_last_words(crew)}")
+    return latest[0], True
+
+
+def _lock(store: Path, path: str) -> tuple[int, int]:
+    """Locked files that the agents inherit: one keeps the server up, the other says that somebody runs this sweep.
+
+    Waits for the agents of a command that was killed. UserError where another command runs the sweep.
+    """
+    users = os.open(store / "users", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(users, fcntl.LOCK_SH)
+    lock = os.open(store / f"sweep-{path.rpartition('/')[2]}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    deadline, said = time.monotonic() + LEFTOVER_SECONDS, False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return users, lock
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"another command runs {path}; wait for it, or stop it with Ctrl-C there") from error
+        if not said:
+            click.echo("waiting for the agents of another command to end", err=True)
+            said = True
+        time.sleep(POLL)
+
+
+def _anything_done(sweep: progress.Sweep) -> bool:
+    return sweep.count("done") + sweep.count("stopped") > 0
+
+
+def _last_words(crew: supervise.Crew) -> str:
+    """Where the log of the first agent is, and the end of what its scripts wrote there."""
+    member = next(member for member in crew.members if member.name.startswith("agent"))
+    text = member.log.read_text(errors="replace") if member.log.exists() else ""
+    start = text.rfind("Traceback")
+    lines = text[start:].splitlines()[:15] if start >= 0 else text.splitlines()[-10:]
+    return "\n".join([f"{member.log} says", *lines])
 
 
 def _complain(crew: supervise.Crew, sweep: progress.Sweep) -> None:
-    """SweepError when it makes no sense to go on: agents that do not stay up, runs that all fail."""
+    """UserError when it makes no sense to go on: agents that do not stay up, runs that all fail."""
     for member in crew.fallen:
-        raise SweepError(f"{member.name} fell {member.falls} times in a row; its log is {member.log}")
-    if sweep.count("failed") >= HOPELESS and not sweep.count("done") and not sweep.count("stopped"):
-        member = next(member for member in crew.members if member.name.startswith("agent"))
-        said = member.log.read_text(errors="replace")
-        end = "\n".join(said[said.rfind("Traceback") :].splitlines()[:15]) if "Traceback" in said else said[-1000:]
-        raise SweepError(f"all of the first {sweep.count('failed')} runs failed; {member.log} says\n{end}")
+        raise UserError(f"{member.name} fell {member.falls} times in a row; its log is {member.log}")
+    failed = sweep.count("failed") >= HOPELESS
+    gave_up = any(member.falls and member.process.returncode == 0 for member in crew.members)  # as the client's agent does
+    if (failed or gave_up) and not _anything_done(sweep) and not any(run.rows for run in sweep.runs):
+        raise UserError(f"the first runs all failed; {_last_words(crew)}")
 
 
 def _read(server: Server, path: str) -> progress.Sweep | None:

@@ -40,6 +40,17 @@ USER = {
     "organizations": [],
 }
 
+KINDS = {  # what the ids of a table's rows begin with
+    "agents": "Agent",
+    "artifacts": "Artifact",
+    "collections": "Collection",
+    "files": "File",
+    "manifests": "Manifest",
+    "runs": "Run",
+    "sweeps": "Sweep",
+    "views": "View",
+}
+
 RUNS = """
 SELECT r.*, s.name AS sweep_name, p.name AS project_name, p.entity AS entity_name
 FROM runs r JOIN projects p ON p.id = r.project_id LEFT JOIN sweeps s ON s.id = r.sweep_id
@@ -56,7 +67,23 @@ def entity(_source, _info, name=None) -> dict:
         "organization": None,
         "user": USER,
         "xxhash_digests_enabled": False,
+        "available": False,
+        "photo_url": None,
+        "read_only": False,
+        "read_only_admin": False,
+        "private_only": False,
+        "storage_bytes": 0,
+        "code_saving_enabled": True,
+        "default_access": "USER_READ",
+        "is_paid": False,
+        "members": [USER | {"pending": False, "account_type": "MEMBER", "api_key": None}],
     }
+
+
+def users(_source, _info, query=None) -> dict:
+    """The user, if `query` is part of the name or of the address."""
+    known = (USER["username"], USER["email"])
+    return pages.whole([USER] if any((query or "").lower() in text for text in known) else [])
 
 
 def project(_source, info, name=None, entityName=None) -> dict | None:  # noqa: N803  GraphQL's own names
@@ -65,12 +92,17 @@ def project(_source, info, name=None, entityName=None) -> dict | None:  # noqa: 
 
 
 def row_of(info, table: str, global_id: str) -> dict:
-    """The row behind an id that `identified` made, or `Sweep:3` in clear. NotFoundError if there is none."""
+    """The row behind an id that `identified` made, or `Sweep:3` in clear.
+
+    Raises NotFoundError if there is none, or if the id is one of another kind.
+    """
     try:
         plain = global_id if ":" in global_id else base64.b64decode(global_id + "===").decode()
     except ValueError:
         raise NotFoundError(f"{global_id} does not exist") from None
-    number = plain.rpartition(":")[2]
+    kind, _, number = plain.partition(":")
+    if kind != KINDS[table]:
+        raise NotFoundError(f"{global_id} is no id of a {KINDS[table].lower()}")
     row = info.context.store.one(f"SELECT * FROM {table} WHERE id = ?", number)
     if row is None:
         raise NotFoundError(f"{global_id} does not exist")
@@ -93,7 +125,7 @@ def find_runs(store, project_id: int, filters, order: str | None, offset: int, l
     """Rows of a project's runs that pass `filters`, in `order`."""
     condition, values = query.where(filters)
     sql = f"{RUNS} WHERE r.project_id = ? AND ({condition}) ORDER BY {query.order_by(order)} LIMIT ? OFFSET ?"
-    return store.all(sql, project_id, *values, limit, offset)
+    return store.bounded(sql, project_id, *values, limit, offset)
 
 
 def runs(source, info, filters=None, order=None, first=None, after=None, last=None, before=None) -> dict:
@@ -185,6 +217,7 @@ def delete_view(_source, info, input: dict) -> dict:
 RESOLVERS = {
     "Query": {
         "viewer": lambda _source, _info: USER,
+        "users": users,
         "serverInfo": lambda *_: {"features": [{"name": name, "isEnabled": True} for name in FEATURES]},
         "entity": entity,
         "organization": lambda _source, _info, name: None,

@@ -7,7 +7,12 @@ SQLite reads the JSON itself, so a page of many runs costs one scan and no Pytho
 # ruff: noqa: S608  (table and column names are our own words; every value goes through a ?)
 
 import json
-import re
+
+from loopback.store import compiled
+
+# seconds that a run has run: as its client counts them, else from its creation to its last sign of life
+SECONDS = """COALESCE(json_extract(r.summary, '$."_runtime"'), json_extract(r.summary, '$."_wandb"."runtime"'),
+    (julianday(r.heartbeat_at) - julianday(r.created_at)) * 86400)"""
 
 COLUMNS = {
     "name": "r.name",
@@ -29,6 +34,9 @@ COLUMNS = {
     "heartbeatAt": "r.heartbeat_at",
     "username": "'loopback'",
     "user": "'loopback'",
+    "user.username": "'loopback'",
+    "duration": SECONDS,
+    "runtime": SECONDS,
 }
 DOCUMENTS = {
     "config": "r.config",
@@ -47,7 +55,7 @@ def _steps(path: str) -> str:
 
 def _paths(document: str, key: str) -> list[str]:
     """The JSON paths that `key` may mean: dotted names and nested ones look alike."""
-    if '"' in key:
+    if set('"\\\0') & set(key):
         raise ValueError(f"{key!r} is no name of a value")
     if document == "keys_info.keys":
         return [f'$."keys"."{key}"']
@@ -74,8 +82,22 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _plain(value) -> None:
+    """ValueError for what SQLite cannot compare: lists, objects and whole numbers of more than 64 bits."""
+    if isinstance(value, (list, dict)) or (isinstance(value, int) and abs(value) >= 2**63):
+        raise ValueError(f"{str(value)[:50]} is no value to compare with")
+
+
+def _list(value, what: str) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} must have a list, not {str(value)[:50]}")
+    return value
+
+
 def _condition(key: str, operator: str, value) -> tuple[str, list]:
     sql = column(key)
+    for item in _list(value, operator) if operator in ("$in", "$nin") else [value]:
+        _plain(item)
     if operator in COMPARISONS:
         return f"{sql} {COMPARISONS[operator]} ?", [value]
     if operator == "$eq":
@@ -89,7 +111,7 @@ def _condition(key: str, operator: str, value) -> tuple[str, list]:
     if operator == "$exists":
         return f"{sql} IS {'NOT ' if value else ''}NULL", []
     if operator == "$regex":
-        re.compile(value)
+        compiled(value)  # refuses a bad pattern before the query runs
         return f"{sql} REGEXP ?", [value]
     raise ValueError(f"{operator!r} is no comparison that loopback knows")
 
@@ -100,14 +122,18 @@ def _tags(condition) -> tuple[str, list]:
     parts, values = [], []
     for operator, value in tests.items():
         wanted = value if isinstance(value, list) else [value]
-        if operator not in ("$eq", "$ne", "$in", "$nin"):
+        if operator not in ("$eq", "$ne", "$in", "$nin", "$all"):
             raise ValueError(f"{operator!r} is no comparison of tags")
+        for item in wanted:
+            _plain(item)
         if value is None:
             parts.append(f"json_array_length(r.tags) {'=' if operator == '$eq' else '>'} 0")
             continue
-        marks = ", ".join("?" * len(wanted))
+        groups = [[tag] for tag in wanted] if operator == "$all" else [wanted]
         no = "NOT " if operator in ("$ne", "$nin") else ""
-        parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
+        for group in groups:
+            marks = ", ".join("?" * len(group))
+            parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
         values += wanted
     return " AND ".join(parts) or "1", values
 
@@ -115,10 +141,12 @@ def _tags(condition) -> tuple[str, list]:
 def where(filters: dict | str | None) -> tuple[str, list]:
     """(SQL condition, its values) for a filter. ValueError names what is not understood."""
     filters = json.loads(filters) if isinstance(filters, str) else filters
+    if not isinstance(filters, dict | None):
+        raise ValueError(f"a filter must be an object, not {str(filters)[:50]}")
     parts, values = [], []
     for key, condition in (filters or {}).items():
         if key in GROUPS or key == "$nor":
-            groups = [where(item) for item in condition]
+            groups = [where(item) for item in _list(condition, key)]
             joined = GROUPS.get(key, " OR ").join(f"({sql})" for sql, _ in groups) or "1"
             sql, found = (f"NOT ({joined})" if key == "$nor" else f"({joined})"), [v for _, vs in groups for v in vs]
         elif key == "$not":

@@ -9,9 +9,9 @@ import shutil
 import time
 from functools import partial
 
-from loopback import lifecycle, pages
+from loopback import artifacts, inputs, lifecycle, pages
 from loopback.projects import RUNS, USER, identified, project_of, row_of
-from loopback.store import dumps, now
+from loopback.store import dumps, json_object, now
 
 COLUMNS = {  # what a client may set, and the column that keeps it
     "displayName": "display_name",
@@ -24,10 +24,17 @@ COLUMNS = {  # what a client may set, and the column that keeps it
     "jobProgram": "program",
 }
 
+MOST_SAMPLES = 100_000  # rows that a sample of a history may have
+MOST_KEYS = 900  # by which a history is read at a time: SQLite takes 1,000 conditions
+
 
 def upsert_bucket(_source, info, input: dict) -> dict:
     """Opens a run by its name, or changes it by its id; a config is merged into what is there."""
     store = info.context.store
+    config = json_object(input["config"], "config") if input.get("config") is not None else {}
+    if not all(isinstance(value, dict) for value in config.values()):
+        raise ValueError('config must be {"NAME": {"value": VALUE}, ...}')
+    _refuse_fork(config, input.get("name"))
     with store.writing():
         if input.get("id"):
             run, opened = row_of(info, "runs", input["id"]), False
@@ -37,12 +44,23 @@ def upsert_bucket(_source, info, input: dict) -> dict:
         if input.get("tags") is not None:
             changes["tags"] = dumps(input["tags"])
         if input.get("config") is not None:
-            changes["config"] = dumps(json.loads(run["config"]) | json.loads(input["config"]))
+            changes["config"] = dumps(json.loads(run["config"]) | config)
         if input.get("summaryMetrics") is not None:
-            changes["summary"] = dumps(json.loads(input["summaryMetrics"]))
+            changes["summary"] = dumps(json_object(input["summaryMetrics"], "summaryMetrics"))
         if changes:
             lifecycle.change(store, run["id"], **changes)
     return {"bucket": store.one(f"{RUNS} WHERE r.id = ?", run["id"]), "inserted": opened}
+
+
+def _refuse_fork(config: dict, name: str | None) -> None:
+    """NotServedError if the client says that the run begins as a copy of another one (`fork_from`)."""
+    noted = config.get("_wandb", {}).get("value", {})
+    origin = (noted.get("branch_point") or {}).get("run_id", name)
+    if name and origin != name:
+        raise inputs.NotServedError(
+            f"loopback does not serve fork_from: run {name} would begin with the history of {origin}; "
+            f"start a new run, or rewind {origin} itself by resume_from"
+        )
 
 
 def _open(store, input: dict) -> tuple[dict, bool]:
@@ -94,12 +112,16 @@ def stop_run(_source, info, input: dict) -> dict:
 
 
 def delete_run(_source, info, input: dict) -> dict:
-    """Forgets a run, its rows and its files."""
+    """Forgets a run, its rows and its files, and with `deleteArtifacts` the artifacts that it has made."""
     store, run = info.context.store, row_of(info, "runs", input["id"])
     with store.writing():
         for table in ("history", "events", "console", "files", "alerts", "uses"):
             store.write(f"DELETE FROM {table} WHERE run_id = ?", run["id"])
         store.write("DELETE FROM runs WHERE id = ?", run["id"])
+        lifecycle.search_again(store, run["sweep_id"])
+    if input.get("deleteArtifacts"):
+        for artifact in store.all("SELECT * FROM artifacts WHERE run_id = ? AND state != 'DELETED'", run["id"]):
+            artifacts.discard(store, artifact)
     info.context.search.forget(run["sweep_id"])
     shutil.rmtree(store.inside("runs", str(run["id"])), ignore_errors=True)
     return {"clientMutationId": None}
@@ -171,7 +193,8 @@ def alert(_source, info, input: dict) -> dict:
 
 def _wandb_config(source, _info, keys=None) -> str:
     """What the client noted about itself; without `t` the run was not started yet."""
-    noted = json.loads(source["config"]).get("_wandb", {}).get("value", {})
+    noted = json.loads(source["config"]).get("_wandb", {}).get("value")
+    noted = noted if isinstance(noted, dict) else {}
     return dumps({key: noted[key] for key in keys or noted if key in noted})
 
 
@@ -182,7 +205,7 @@ def history(source, info, minStep=None, maxStep=None, samples=None) -> list[str]
     if minStep is not None or maxStep is not None:
         sql += " AND step >= ? AND step < ?"
         values += [int(minStep or 0), int(maxStep if maxStep is not None else 2**62)]
-        return [row["row"] for row in info.context.store.all(f"{sql} ORDER BY line", *values)]
+        return [row["row"] for row in info.context.store.bounded(f"{sql} ORDER BY line", *values)]
     return [row["row"] for row in _spread(info.context.store, "history", source["id"], source["history_lines"], samples)]
 
 
@@ -193,34 +216,59 @@ def events(source, info, samples=None) -> list[str]:
 
 def _spread(store, table: str, run_id: int, lines: int, samples: int | None) -> list[dict]:
     """At most `samples` (default 500) rows of a run, the first and the last among them."""
-    samples = max(2, min(500 if samples is None else samples, 100_000))
     sql = f"SELECT row FROM {table} WHERE run_id = ?"
-    if lines > samples:
-        kept = {round(number * (lines - 1) / (samples - 1)) for number in range(samples)}
-        sql += f" AND line IN (SELECT value FROM json_each('{json.dumps(sorted(kept))}'))"
-    return store.all(f"{sql} ORDER BY line", run_id)
+    picked = _evenly(lines, 500 if samples is None else samples)
+    if picked is None:
+        return store.bounded(f"{sql} ORDER BY line", run_id)
+    sql += " AND line IN (SELECT value FROM json_each(?)) ORDER BY line"
+    return store.bounded(sql, run_id, json.dumps(picked))
+
+
+def _evenly(total: int, samples: int) -> list[int] | None:
+    """`samples` numbers from 0 to `total` - 1, evenly spread, both ends among them. None where all are wanted."""
+    samples = max(2, min(samples, MOST_SAMPLES))
+    if total <= samples:
+        return None
+    return sorted({round(number * (total - 1) / (samples - 1)) for number in range(samples)})
 
 
 def sampled_history(source, info, specs: list[str]) -> list[list[dict]]:
     """For every spec `{keys, samples, minStep, maxStep}` (both inclusive) the rows that hold all its keys, evenly picked."""
-    return [_sample(info.context.store, source["id"], json.loads(spec)) for spec in specs]
+    return [_sample(info.context.store, source["id"], json_object(spec, "a spec")) for spec in specs]
 
 
 def _sample(store, run_id: int, spec: dict) -> list[dict]:
     keys = spec.get("keys") or []
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("keys must be a list of names")
     if not keys:
         return []
-    picked = ", ".join(["json_extract(row, ?)"] * len(keys))
-    sql = f"SELECT json_array({picked}) AS cells FROM history WHERE run_id = ? AND step >= ? AND step <= ?"
+    if len(keys) > MOST_KEYS:
+        raise ValueError(f"history is read by at most {MOST_KEYS} keys at a time, not {len(keys)}")
     paths = ["$." + json.dumps(key) for key in keys]
-    low, high = spec.get("minStep"), spec.get("maxStep")
-    window = [0 if low is None else int(low), 2**62 if high is None else int(high)]
+    bounds = {"minStep": 0, "maxStep": 2**62, "samples": 500}
+    low, high, samples = (_number(name, spec.get(name), usual) for name, usual in bounds.items())
     whole = "".join(" AND json_type(row, ?) IS NOT NULL" for _ in keys)
-    rows = store.all(f"{sql}{whole} ORDER BY line", *paths, run_id, *window, *paths)
-    samples = max(2, int(spec.get("samples") or 500))
-    if len(rows) > samples:
-        rows = [rows[round(number * (len(rows) - 1) / (samples - 1))] for number in range(samples)]
-    return [dict(zip(keys, json.loads(row["cells"]), strict=True)) for row in rows]
+    found = f"FROM history WHERE run_id = ? AND step >= ? AND step <= ?{whole}"
+    values = [run_id, low, high, *paths]
+    total = store.value(f"SELECT COUNT(*) {found}", *values)
+    places = _evenly(total, samples)
+    if places is not None:
+        found = f"FROM (SELECT row, line, ROW_NUMBER() OVER (ORDER BY line) - 1 AS place {found}) "
+        found += "WHERE place IN (SELECT value FROM json_each(?))"
+        values.append(json.dumps(places))
+    groups = [paths[start : start + 50] for start in range(0, len(paths), 50)]  # a function has 100 arguments at most
+    cells = [f"json_array({', '.join(['json_extract(row, ?)'] * len(group))}) AS c{n}" for n, group in enumerate(groups)]
+    rows = store.bounded(f"SELECT {', '.join(cells)} {found} ORDER BY line", *paths, *values)
+    return [dict(zip(keys, [c for text in row.values() for c in json.loads(text)], strict=True)) for row in rows]
+
+
+def _number(name: str, value, usual: int) -> int:
+    if value is None:
+        return usual
+    if type(value) not in (int, float) or not abs(value) < 2**63:  # a client may write 5.0
+        raise ValueError(f"{name} must be a number, not {str(value)[:50]}")
+    return int(value)
 
 
 def parquet_history(source, _info, liveKeys=None) -> dict:  # noqa: N803
@@ -235,7 +283,7 @@ def log_lines(source, info, first=None, last=None, after=None, useImprovedPagina
 
     def fetch(offset, limit):
         sql = "SELECT line, row FROM console WHERE run_id = ? AND line >= ? ORDER BY line LIMIT ?"
-        return [_log_line(row) for row in info.context.store.all(sql, source["id"], offset, limit)]
+        return [_log_line(row) for row in info.context.store.bounded(sql, source["id"], offset, limit)]
 
     return pages.paged(fetch, first, after)
 

@@ -5,6 +5,7 @@ the last, so they are kept in memory as `SearchedRun`s and only the runs that ch
 """
 
 import json
+import logging
 import math
 import threading
 import time
@@ -20,6 +21,9 @@ from loopback.store import Store
 warnings.filterwarnings("ignore", message="Valid config keys have changed in V2")  # `sweeps` is older than pydantic 2
 
 import sweeps  # noqa: E402
+from sweeps.util import dict_has_nested_key  # noqa: E402
+
+logger = logging.getLogger("loopback")
 
 STATES = {state.value for state in sweeps.RunState}
 PATIENCE = 10  # early stopping may take one part in so many of the time
@@ -32,6 +36,7 @@ class SearchedRun(sweeps.SweepRun):
     _lowest: float = PrivateAttr(default=math.inf)
     _highest: float = PrivateAttr(default=-math.inf)
     _lines: int = PrivateAttr(default=0)
+    _config: str = PrivateAttr(default="")  # the text from which `config` was read
 
     def add(self, values: list) -> None:
         """Takes further values of the objective, in their order; what is no finite number is left out."""
@@ -65,6 +70,7 @@ class Sample:
     runs: dict[int, SearchedRun] = field(default_factory=dict)
     version: int = -1
     config: str = ""
+    parameters: list | None = None  # the HyperParameterSet of a search that reads its runs' configurations
     judged: int = -1  # version at which early stopping last looked
     resting: float = 0.0  # until when it rests
 
@@ -75,18 +81,55 @@ def objective(config: dict) -> tuple[str | None, str]:
     return metric.get("name"), metric.get("goal", "minimize")
 
 
+def filled(config: dict) -> sweeps.SweepConfig:
+    """The sweep's configuration with the defaults of `sweeps`. Raises ValidationError if it refuses the configuration.
+
+    `SweepConfig` leaves out parameters that have parameters of their own, though its searches understand them.
+    """
+    whole = sweeps.SweepConfig(config)
+    whole["parameters"] = config.get("parameters", {}) | whole.get("parameters", {})
+    return whole
+
+
+def proposed(config: dict, values) -> dict:
+    """The part of a run's configuration that the search chose: `{name: {"value": ...}}`."""
+    found = {name: values.get(name) for name in config.get("parameters", {})} if isinstance(values, dict) else {}
+    return {name: value for name, value in found.items() if isinstance(value, dict) and "value" in value}
+
+
+def parameter_set(config: dict) -> list:
+    """The `HyperParameterSet` of a sweep's configuration, in which nested parameters are flat."""
+    from sweeps.params import HyperParameterSet  # it loads SciPy, which takes longer than the server's start
+
+    return HyperParameterSet.from_config(filled(config)["parameters"])
+
+
+def readable(parameters: list | None, chosen: dict) -> bool:
+    """Whether the searches of `sweeps` can read a run's values. One that they cannot read would end every suggestion."""
+    if not parameters:
+        return True
+    try:
+        for parameter in parameters:
+            head, *rest = parameter.name.split(parameters.NESTING_DELIMITER)
+            dict_has_nested_key(chosen, [head, "value", *rest])
+        parameters.normalize_runs_as_array([sweeps.SweepRun(name="", config=chosen)])
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
 def problems(config: dict) -> tuple[str | None, list[str]]:
     """(why W&B would refuse the sweep, or None; and what it would warn of)."""
     violations = list(sweeps.schema_violations_from_proposed_config(config))
     if config.get("method") == "custom":
         return None, violations
     try:
-        filled = sweeps.SweepConfig(config)
-        if "early_terminate" in filled:
-            sweeps.stop_runs(filled, [])
+        whole = filled(config)
+        if "early_terminate" in whole:
+            sweeps.stop_runs(whole, [])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sweeps.next_run(filled, [])
+            sweeps.next_run(whole, [])
     except Exception as error:  # the package raises whatever its parts raise; the text is what helps
         return "; ".join(violations) or str(error), violations
     return None, violations
@@ -111,6 +154,8 @@ class Search:
         with sample.lock:
             if sample.config != sweep["config"]:  # another metric or other parameters: start over
                 sample.runs, sample.version, sample.judged, sample.config = {}, -1, -1, sweep["config"]
+                reads = config.get("method") in ("bayes", "grid")
+                sample.parameters = parameter_set(config) if reads else None
             sql = "SELECT * FROM runs WHERE sweep_id = ? AND version > ? ORDER BY version"
             for row in self._store.all(sql, sweep["id"], sample.version):
                 self._read(sample, row, config)
@@ -125,15 +170,18 @@ class Search:
 
     def _read(self, sample: Sample, row: dict, config: dict) -> None:
         metric, _goal = objective(config)
-        chosen = json.loads(row["config"])
         summary = json.loads(row["summary"])
         run = sample.runs.get(row["id"])
         if run is None:
             run = sample.runs[row["id"]] = SearchedRun(name=row["name"])
         run.state = row["state"] if row["state"] in STATES else "failed"
         run.stopped = run.should_stop = bool(row["stopped"])
-        run.config = {name: chosen[name] for name in config.get("parameters", {}) if name in chosen}
-        run.summary_metrics = {metric: summary[metric]} if metric in summary else {}
+        if row["config"] != run._config:
+            chosen, run._config = proposed(config, json.loads(row["config"])), row["config"]
+            run.config = chosen if readable(sample.parameters, chosen) else {}
+            if chosen and not run.config:
+                logger.warning("the search leaves out run %s: it cannot read %s", row["name"], str(chosen)[:200])
+        run.summary_metrics = {metric: summary[metric]} if isinstance(summary, dict) and metric in summary else {}
         if metric and row["history_lines"] > run._lines:
             sql = "SELECT json_extract(row, ?) AS value FROM history WHERE run_id = ? AND line >= ? AND line < ? ORDER BY line"
             found = self._store.all(sql, "$." + json.dumps(metric), row["id"], run._lines, row["history_lines"])
@@ -143,10 +191,10 @@ class Search:
     def suggest(self, sweep: dict, config: dict) -> dict | None:
         """The next run's parameters as `{name: {"value": ...}}`, or None when there is nothing left to try."""
         sample = self.refresh(sweep, config)
-        runs = [] if config["method"] == "random" else list(sample.runs.values())
+        runs = [] if config["method"] == "random" else [run for run in sample.runs.values() if run.config]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = sweeps.next_run(sweeps.SweepConfig(config), runs)
+            found = sweeps.next_run(filled(config), runs)
         return None if found is None else json.loads(json.dumps(found.config, default=_plain))
 
     def give_up(self, sweep: dict, config: dict) -> None:
@@ -161,7 +209,7 @@ class Search:
             if sample.judged == sample.version or started < sample.resting:
                 return
             sample.judged = sample.version
-            doomed = {run.name for run in sweeps.stop_runs(sweeps.SweepConfig(config), list(sample.runs.values()))}
+            doomed = {run.name for run in sweeps.stop_runs(filled(config), list(sample.runs.values()))}
             spent = time.monotonic() - started
             sample.resting = time.monotonic() + PATIENCE * spent if spent > 0.05 else 0.0
             found = [key for key, run in sample.runs.items() if run.name in doomed and not run.stopped]

@@ -7,9 +7,9 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -22,11 +22,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from loopback import agents, search, stream
+from loopback import agents, lifecycle, search, stream
 from loopback.graph import Context, Unknown, answer
-from loopback.links import Links, signature
-from loopback.store import NotFoundError, Store, now
+from loopback.links import Links, proof, signature
+from loopback.store import GoneError, NotFoundError, Store, disk_is_full, now
 
 logger = logging.getLogger("loopback")
 
@@ -34,7 +35,9 @@ MEGABYTE = 2**20
 LARGEST_BODY = 64 * MEGABYTE  # of a question or a chunk of the file stream
 LARGEST_FILE = 20_000 * MEGABYTE  # of an upload
 THREADS = 8  # requests that are worked on at a time; the others wait
+LONGEST_WAIT = 30.0  # seconds for the head of a request, or for the next piece of its body
 AREAS = ("runs", "objects", "manifests")
+NAME_ERRORS = (IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
 class TooLargeError(Exception):
@@ -52,12 +55,17 @@ def key_of(request: Request) -> str | None:
     return None
 
 
+def shows_key(request: Request) -> bool:
+    """Whether the request carries the store's key."""
+    shown = key_of(request)
+    return shown is not None and hmac.compare_digest(shown.encode(), request.app.state.store.key.encode())
+
+
 def allowed(request: Request) -> bool:
     """Whether the request shows the key, or a signature that the server has made for this very path."""
-    key = request.app.state.store.key
-    shown = key_of(request)
-    if shown is not None and hmac.compare_digest(shown.encode(), key.encode()):
+    if shows_key(request):
         return True
+    key = request.app.state.store.key
     method = "GET" if request.method == "HEAD" else request.method
     given = request.query_params.get("signature", "")
     return hmac.compare_digest(given.encode(), signature(key, method, request.url.path).encode())
@@ -67,8 +75,12 @@ async def bounded(request: Request, limit: int):
     """The body piece by piece. TooLargeError as soon as it is known to be more than `limit` bytes."""
     if int(request.headers.get("content-length") or 0) > limit:
         raise TooLargeError
-    size = 0
-    async for piece in request.stream():
+    size, pieces = 0, aiter(request.stream())
+    while True:
+        async with asyncio.timeout(LONGEST_WAIT):
+            piece = await anext(pieces, None)
+        if piece is None:
+            return
         size += len(piece)
         if size > limit:
             raise TooLargeError
@@ -91,7 +103,12 @@ def guarded(endpoint):
         if not allowed(request):
             return problem(401, "wrong or missing key: set WANDB_API_KEY to the text of the file `key` in the store")
         try:
-            return await endpoint(request)
+            request.app.state.store.check_present()
+            reply = await endpoint(request)
+            request.app.state.store.check_present()  # what was written into a deleted file is not acknowledged
+            return reply
+        except GoneError as error:
+            return problem(503, str(error))
         except TooLargeError:
             return problem(413, "the body is larger than this server takes")
         except NotFoundError as error:
@@ -100,12 +117,21 @@ def guarded(endpoint):
             return problem(400, f"{type(error).__name__}: {error}")
         except ClientDisconnect:
             return problem(400, "the client left in the middle of its request")
+        except TimeoutError:
+            return problem(408, f"the next piece of the request did not come within {LONGEST_WAIT:.0f} s")
+        except NAME_ERRORS as error:
+            return problem(400, f"the name is taken: {error.strerror}")
+        except (OSError, sqlite3.OperationalError) as error:
+            if not disk_is_full(error):
+                raise
+            return problem(507, f"the disk of the store cannot be written: {error}; free space, the request can be repeated")
 
     return respond
 
 
 def problem(status: int, message: str) -> JSONResponse:
     """An error that both GraphQL clients and people can read."""
+    message = message.encode(errors="replace").decode()  # it may quote half of a surrogate pair
     headers = {"WWW-Authenticate": "Basic"} if status == 401 else {}
     return JSONResponse({"error": message, "errors": [{"message": message}]}, status, headers)
 
@@ -138,8 +164,12 @@ def storage_path(request: Request) -> Path:
 async def upload(request: Request) -> Response:
     """PUT /storage/{area}/{name}: the file appears whole or not at all."""
     path = storage_path(request)
+    run_id, _, name = request.path_params["name"].partition("/")
+    if request.path_params["area"] == "runs" and not (name and run_id.isdecimal() and len(run_id) < 19):
+        raise ValueError("a file of a run is /storage/runs/NUMBER/NAME")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    partial = request.app.state.store.folder / "uploads" / secrets.token_hex(8)
+    partial.parent.mkdir(exist_ok=True)
     digest, size = hashlib.md5(usedforsecurity=False), 0
     try:
         with partial.open("wb") as file:
@@ -172,16 +202,29 @@ async def download(request: Request) -> Response:
     return FileResponse(path)
 
 
+async def artifact_file(request: Request) -> Response:
+    """GET /artifactsV2/.../{checksum}/{name}: one file of an artifact. The checksum alone says which bytes."""
+    checksum = request.path_params["checksum"]
+    path = request.app.state.store.inside("objects", checksum[:2], checksum)
+    if not path.is_file():
+        raise NotFoundError(f"no artifact has a file with the checksum {checksum}")
+    return FileResponse(path)
+
+
 async def storage(request: Request) -> Response:
     """PUT and GET of stored bytes."""
     return await (upload if request.method == "PUT" else download)(request)
 
 
 async def health(request: Request) -> Response:
-    """GET /healthz, open to all: tells that the server lives, and what it was asked for in vain."""
-    unknown = request.app.state.unknown
-    facts = {"status": "ok", "server": "loopback", "pid": os.getpid()}
-    return JSONResponse(facts | {"unknown": unknown.total(), "unknown_names": unknown.names()})
+    """GET /healthz, open to all. With `nonce`, proof that this server knows the key; with the key, what is not served."""
+    unknown, key = request.app.state.unknown, request.app.state.store.key
+    facts = {"status": "ok", "server": "loopback", "unknown": unknown.total()}
+    if nonce := request.query_params.get("nonce"):
+        facts["proof"] = proof(key, nonce)
+    if shows_key(request):
+        facts["unknown_names"] = unknown.names()
+    return JSONResponse(facts)
 
 
 async def nothing(request: Request) -> Response:
@@ -212,6 +255,7 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
         Route("/graphql", guarded(graphql), methods=["POST"]),
         Route("/files/{entity}/{project}/{run}/file_stream", guarded(file_stream), methods=["POST"]),
         Route("/storage/{area}/{name:path}", guarded(storage), methods=["GET", "HEAD", "PUT"]),
+        Route("/artifactsV2/{place:path}/{checksum}/{name}", guarded(artifact_file), methods=["GET", "HEAD"]),
         Route("/healthz", health),
         Route("/sdk/otel/v1/metrics", metrics, methods=["POST"]),
         Route("/{rest:path}", guarded(nothing), methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
@@ -222,20 +266,55 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
     return application
 
 
+class PunctualProtocol(AutoHTTPProtocol):
+    """HTTP that closes a connection whose request head is not whole after LONGEST_WAIT seconds."""
+
+    _deadline = None
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data):
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc):
+        super().connection_lost(exc)
+        self._forget_deadline()
+
+    def _watch_head(self):
+        if self.cycle and not self.cycle.response_complete:
+            self._forget_deadline()  # the head is whole
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(LONGEST_WAIT, self.transport.close)
+
+    def _forget_deadline(self):
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+
 def run(store: Store, listener: socket.socket, patience: float, unused: Callable | None = None) -> None:
-    """Serves on `listener` until told to end, or until `unused()` gives a lock that proves that nobody is left."""
-    config = uvicorn.Config(app(store, patience), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    """Serves on `listener` until a signal comes, `unused()` returns a lock, or the store is deleted."""
+    config = uvicorn.Config(
+        app(store, patience), log_level="warning", access_log=False, timeout_graceful_shutdown=5, http=PunctualProtocol
+    )
     server = uvicorn.Server(config)
 
     def watch():
         while not server.should_exit:
             time.sleep(1.0)
-            lock = unused()
-            if lock is not None:
-                store.last_lock, server.should_exit = lock, True  # held until the process ends
+            try:
+                store.check_present()
+                store.last_lock = unused() if unused else None  # held until the process ends
+            except GoneError as error:
+                logger.error("%s", error)
+                server.should_exit = True
+            if store.last_lock is not None:
+                server.should_exit = True
 
-    if unused:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in good order, and raises it again
         server.run(sockets=[listener])
 
@@ -247,7 +326,9 @@ async def _reap(store: Store, patience: float) -> None:
         if time.time() - last > 10:
             since = time.time()  # the machine slept, and everybody with it
         last = time.time()
+        since = min(since, last)  # the clock was set back
         try:
+            await run_in_threadpool(lifecycle.follow_clock, store)
             await run_in_threadpool(agents.reap, store, patience, since)
         except Exception:
             logger.exception("looking for lost agents failed; trying again")

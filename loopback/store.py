@@ -7,19 +7,30 @@ A request is answered only after its transaction is committed to the write-ahead
 # ruff: noqa: S608  (table and column names are our own words; every value goes through a ?)
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import re
 import secrets
+import shutil
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+
+import re2
+
+from loopback.errors import UserError
 
 ENTITY = "loopback"  # the only user of a server on one's own machine
 DEFAULT_PROJECT = "uncategorized"  # W&B's own name for "no project given"
+VERSION = 1  # of the tables below, kept in the database; stores from before this number have 0
+LARGEST_READ = 64 * 2**20  # characters of text that one query of a client may read
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHORTEST_KEY = 40  # W&B's clients refuse shorter ones
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS projects (
@@ -77,6 +88,8 @@ CREATE TABLE IF NOT EXISTS artifacts (
 CREATE INDEX IF NOT EXISTS artifacts_of_collection ON artifacts (collection_id, version);
 CREATE TABLE IF NOT EXISTS manifests (
   id INTEGER PRIMARY KEY, artifact_id INTEGER NOT NULL, type TEXT, digest TEXT, base_id INTEGER);
+CREATE TABLE IF NOT EXISTS announced (  -- bytes that an artifact, not committed yet, was promised or will upload
+  artifact_id INTEGER, path TEXT, PRIMARY KEY (artifact_id, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS aliases (
   id INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, artifact_id INTEGER NOT NULL, alias TEXT NOT NULL,
   UNIQUE (collection_id, alias));
@@ -90,6 +103,17 @@ class NotFoundError(Exception):
 
 class LockedError(Exception):
     """Another server holds this store."""
+
+
+class GoneError(Exception):
+    """The store's folder or files were deleted or replaced while the server ran."""
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error means that the store's disk takes no more bytes."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
 
 
 def now() -> str:
@@ -117,18 +141,51 @@ def _finite(value):
     return value
 
 
+def json_object(text: str, what: str) -> dict:
+    """The object that `text` holds as JSON. ValueError, which names `what`, if it is something else."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object, not {text[:50]!r}")
+    return value
+
+
+@lru_cache(maxsize=64)
+def compiled(pattern: str):
+    """The regular expression `pattern`. ValueError if RE2 refuses it.
+
+    RE2 takes time in proportion to the text. Python's `re` can take exponential time, and stops all threads meanwhile.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except (re2.error, TypeError) as error:
+        message = f"$regex {str(pattern)[:200]!r} is refused: {error}; RE2 has no look-around and no backreferences"
+        raise ValueError(message) from error
+
+
 def _matches(pattern: str, text) -> bool:
-    return text is not None and re.search(pattern, str(text)) is not None
+    return text is not None and compiled(pattern).search(str(text)) is not None
 
 
 class Store:
     """One folder, one owner. Every thread reads through its own connection; writers take turns."""
 
     def __init__(self, folder: Path):
-        """Opens or creates the store in `folder`. LockedError if a live server already owns it."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Opens or creates the store in `folder`, which only its owner may enter.
+
+        Raises:
+            LockedError: a live server already owns it.
+            UserError: it cannot be written, is damaged, has another version, or its key is not safe.
+        """
+        os.umask(0o077)  # on a shared machine nobody else may read the runs, not even without the key
         self.folder = folder.resolve()
-        self._lock_file = (self.folder / "lock").open("a")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            self._lock_file = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise UserError(f"cannot keep a store in {folder}: {error.strerror}; choose another --dir") from error
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -136,10 +193,31 @@ class Store:
         self._local = threading.local()
         self._writer = threading.RLock()
         self._depth = 0
-        self._connection().executescript(TABLES)
+        try:
+            self._prepare_tables()
+        except sqlite3.DatabaseError as error:
+            file = self.folder / "loopback.sqlite"
+            raise UserError(f"cannot use {file}: {error}; free disk space, or choose another --dir") from error
         self.key = read_or_make_key(self.folder)
+        shutil.rmtree(self.folder / "uploads", ignore_errors=True)  # parts that a killed server left
+        self._files = {name: _identity(self.folder / name) for name in ("lock", "loopback.sqlite")}
         self.last_lock = None  # that nobody else uses the store, when the server ends for want of users
         self._ticks = self.value("SELECT COALESCE(MAX(version), 0) FROM runs")
+
+    def _prepare_tables(self) -> None:
+        version = self.value("PRAGMA user_version")
+        if version not in (0, VERSION):
+            raise UserError(
+                f"the store in {self.folder} has version {version}, and this program reads version {VERSION}: "
+                "use the loopback that made it, or choose another --dir"
+            )
+        self._connection().executescript(f"{TABLES} PRAGMA user_version = {VERSION}")
+
+    def check_present(self) -> None:
+        """GoneError if the files that this server opened are not those in the folder any more."""
+        for name, identity in self._files.items():
+            if _identity(self.folder / name) != identity:
+                raise GoneError(f"{self.folder / name} was deleted or replaced; this server ends")
 
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
@@ -154,6 +232,17 @@ class Store:
     def all(self, sql: str, *values) -> list[dict]:
         """Every row that the query finds."""
         return self._connection().execute(sql, values).fetchall()
+
+    def bounded(self, sql: str, *values) -> list[dict]:
+        """Every row that the query finds. ValueError if they hold more than LARGEST_READ characters together."""
+        rows, size = [], 0
+        for row in self._connection().execute(sql, values):
+            size += sum(len(cell) for cell in row.values() if isinstance(cell, str))
+            if size > LARGEST_READ:
+                limit = LARGEST_READ // 2**20
+                raise ValueError(f"the answer is larger than {limit} MiB: ask for fewer rows at a time, by page_size or samples")
+            rows.append(row)
+        return rows
 
     def one(self, sql: str, *values) -> dict | None:
         """The first row, or None."""
@@ -173,13 +262,12 @@ class Store:
             self._depth += 1
             try:
                 yield self
-            except BaseException:
-                if self._depth == 1:
-                    self._connection().execute("ROLLBACK")
-                raise
-            else:
                 if self._depth == 1:
                     self._connection().execute("COMMIT")
+            except BaseException:
+                if self._depth == 1 and self._connection().in_transaction:  # SQLite rolls back by itself on a full disk
+                    self._connection().execute("ROLLBACK")
+                raise
             finally:
                 self._depth -= 1
 
@@ -227,19 +315,41 @@ class Store:
                 raise ValueError(f"{part!r} is no name for a file")
             if any(piece in ("", ".", "..") for piece in part.split("/")):
                 raise ValueError(f"{part!r} would lead out of its folder")
+            if any(len(piece.encode()) > 255 for piece in part.split("/")):
+                raise ValueError(f"{part[:50]!r}... has more than 255 bytes in the name of a file or folder")
         path = self.folder.joinpath(*parts)
         if not path.resolve().is_relative_to(self.folder):
             raise ValueError(f"{'/'.join(parts)!r} would lead out of the store")
         return path
 
 
-def read_or_make_key(folder: Path) -> str:
-    """The key that every request must carry; made at first start, readable by its owner only."""
-    path = folder / "key"
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one under the same name; None if there is none."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(20))  # W&B's clients want 40 characters or more
-    return path.read_text().strip()
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def read_or_make_key(folder: Path) -> str:
+    """The key that every request must carry. Made at first start, written whole or not at all.
+
+    UserError if the key cannot be written, is too short, or others may read it.
+    """
+    path, partial = folder / "key", folder / "key.partial"
+    try:
+        if not path.exists():
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secrets.token_hex(20))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        mode, key = stat.S_IMODE(path.stat().st_mode), path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read or write the key {path}: {error}; free disk space, or delete the file") from error
+    if len(key) < SHORTEST_KEY:
+        raise UserError(f"{path} holds {len(key)} characters, a key has {SHORTEST_KEY}: delete the file to get a new key")
+    if mode & 0o077:
+        raise UserError(f"others may read the key {path} (mode {mode:o}): chmod 600 it, or delete it to get a new key")
+    return key

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ class Member:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    held: tuple[int, ...] = ()  # locked files (descriptors) that stay locked until the process has ended
     counted: bool = False  # it ends by itself after its share of runs
     delay: float = 0.0  # seconds until its first start
     process: subprocess.Popen | None = None
@@ -37,10 +39,11 @@ class Member:
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(self.command)}\n")
             log.flush()
             self.process = subprocess.Popen(
-                self.command,
-                env=self.environment,
+                [sys.executable, "-m", "loopback.keeper", *self.command],
+                env=with_package(self.environment),
                 cwd=cwd,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closed by the kernel when we are killed
+                pass_fds=self.held,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -53,6 +56,12 @@ class Member:
         pause = min(FIRST_PAUSE * 2 ** (self.falls - 1), LONGEST_PAUSE)
         self.due = time.monotonic() + pause
         self.state = "fallen" if self.falls >= MOST_FALLS else "waiting"
+
+
+def with_package(environment: dict[str, str]) -> dict[str, str]:
+    """The environment, in which this package can be imported even where it is not installed."""
+    root = str(Path(__file__).parent.parent)
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))}
 
 
 class Crew:
@@ -105,7 +114,7 @@ class Crew:
                 if process.poll() is None:
                     process.kill()
             for session in sessions:
-                _signal(orphans(session), signal.SIGKILL)
+                send(orphans(session), signal.SIGKILL)
 
     def _ask_to_end(self, living: list[subprocess.Popen], sessions: list[int]) -> None:
         for number in range(2):
@@ -115,11 +124,13 @@ class Crew:
             time.sleep(GAP if number == 0 and living else 0)
         for session in sessions:  # a run whose agent was killed is still ours to end
             if session not in [process.pid for process in living]:
-                _signal(orphans(session), signal.SIGTERM)
+                send(orphans(session), signal.SIGTERM)
 
 
 def interruptible() -> None:
-    """Makes SIGINT and SIGTERM a KeyboardInterrupt, once for signals that come within AGAIN seconds of each other.
+    """Makes SIGINT, SIGTERM and SIGHUP (a closed terminal) a KeyboardInterrupt.
+
+    Signals that come within AGAIN seconds of each other count once.
 
     A command run by make or under timeout gets one wish to end as two signals; the second must not cut the orderly end short.
     """
@@ -132,7 +143,7 @@ def interruptible() -> None:
         if not repeated:
             raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, wished)
 
 
@@ -149,7 +160,7 @@ def orphans(session: int) -> list[int]:
     return found
 
 
-def _signal(pids: list[int], number: signal.Signals) -> None:
+def send(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         try:
             os.kill(pid, number)

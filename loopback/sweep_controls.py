@@ -55,6 +55,8 @@ def upsert_sweep(_source, info, input: dict) -> dict:
         sweep = row_of(info, "sweeps", input["id"]) if input.get("id") else _create(store, input, columns)
         if columns:
             store.update("sweeps", sweep["id"], **columns, updated_at=now())
+        if columns.get("config", sweep["config"]) != sweep["config"]:
+            lifecycle.search_again(store, sweep["id"])
         if input.get("state"):
             _move(store, sweep, input["state"])
         sweep = store.one("SELECT * FROM sweeps WHERE id = ?", sweep["id"])
@@ -86,6 +88,8 @@ def _move(store, sweep: dict, state: str) -> None:
         raise ValueError(f"a sweep can be {', '.join(TRANSITIONS)}, not {state}")
     if sweep["state"] not in TRANSITIONS[state]:
         raise ValueError(f"sweep {sweep['name']} is {sweep['state'].lower()} and cannot become {state.lower()}")
+    if state == "RUNNING":
+        lifecycle.search_again(store, sweep["id"])
     scheduled = "scheduler" in config_of(sweep["config"])  # it says FINISHED as soon as its last run is enqueued
     lifecycle.set_sweep_state(store, sweep["id"], state, drain=scheduled)
 

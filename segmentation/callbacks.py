@@ -1,75 +1,22 @@
-"""What happens around the epochs of a fit: one row recorded, a checkpoint that survives kill -9, a bar that moves."""
+"""Keras callbacks of a training: one row and one checkpoint per epoch, a progress bar, the same dropout when resumed."""
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
+from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVE
 from segmentation.ending import RunEnded
 from segmentation.losses import unpack
 from segmentation.metrics import summarize
 
 
-class Checkpoint:
-    """The folder that a run goes on from: `state.json` and the two .keras files it names.
-
-    Every file is written beside and renamed, and `state.json` last, so a run killed at any instant finds the last whole epoch.
-    The rows of all epochs stand in it too: what the killed process had not yet sent to W&B is sent again from there.
-    """
-
-    def __init__(self, folder: Path, identity: dict):
-        """`identity` is what a checkpoint must agree with to be gone on from: the configuration and the data's checksum."""
-        self.folder, self.identity = folder, identity
-        self.rows: list[dict] = []
-        self.files: dict[str, str] = {}
-        path = folder / "state.json"
-        if path.is_file():
-            state = json.loads(path.read_text())
-            if state["identity"] != identity:
-                differs = [name for name in identity if state["identity"].get(name) != identity[name]]
-                raise ValueError(
-                    f"{folder} is the checkpoint of another run: {', '.join(differs)} differ; take another run id or remove it"
-                )
-            self.rows, self.files = state["rows"], state["files"]
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.rows)
-
-    def path(self, role: str) -> Path | None:
-        """The .keras file of a role: `last` (with optimizer), `best` or `kept` (to predict with); None where there is none."""
-        return self.folder / self.files[role] if role in self.files else None
-
-    def load(self) -> keras.Model:
-        """The compiled model with optimizer and random state as they were after the last whole epoch."""
-        return keras.saving.load_model(self.path("last"), safe_mode=True)
-
-    def save(self, model: keras.Model, row: dict, best: bool, keep: bool) -> None:
-        """Record one more epoch: its row, the whole model, and the weights alone where they are the best or to be kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows.append(row)
-        inference = keras.Model(model.inputs, model.outputs, name=model.name)  # never compiled: opens without our classes
-        roles = {"last": model} | ({"best": inference} if best else {}) | ({"kept": inference} if keep else {})
-        for role, saved in roles.items():
-            name = f"{role}-{self.epoch:05d}.keras"
-            saved.save(self.folder / f"part-{name}")
-            (self.folder / f"part-{name}").replace(self.folder / name)
-            self.files[role] = name
-        _write_json(self.folder / "state.json", {"identity": self.identity, "rows": self.rows, "files": self.files})
-        for stale in set(self.folder.glob("*.keras")) - {self.folder / name for name in self.files.values()}:
-            stale.unlink()
-
-
-class Record(keras.callbacks.Callback):
-    """Makes the row of each epoch, saves the checkpoint, then hands the row to `log`: what is logged can be gone on from."""
+class EpochLogger(keras.callbacks.Callback):
+    """Makes the row of each epoch, saves the checkpoint, then calls `log(row)`: what is logged can be resumed."""
 
     def __init__(self, checkpoint: Checkpoint, patches: int, keep_epoch: int, log: Callable[[dict], None]):
         super().__init__()
@@ -157,12 +104,3 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
             yield from _layers(layer)
         else:
             yield layer
-
-
-def _write_json(path: Path, value: dict) -> None:
-    part = path.with_name(f"part-{path.name}")
-    with part.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -1,4 +1,4 @@
-"""The hyperparameters of a run: THE list of names, types, defaults and bounds. Standard library only.
+"""The hyperparameters of a run: the one list of names, types, defaults and bounds.
 
 Command-line options (`options.py`), sweeps (checked by a test) and analysis read this list; nothing else declares a default.
 The defaults are the baseline: the published setting of batch size 16, learning rate 0.007 and relu.
@@ -7,6 +7,8 @@ The defaults are the baseline: the published setting of batch size 16, learning 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
+
+from segmentation.errors import UserError
 
 OBJECTIVE = "best_val_loss"
 """Lowest validation loss so far, logged once an epoch: what sweeps minimise and what ranks runs, under one name."""
@@ -17,8 +19,11 @@ BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
 STATUSES = {"finished": 0, "stopped": 0, "diverged": 0, "oom": 0, "interrupted": 130, "preempted": 143}
 """How a run can end -> exit code of `train.py` (128 + signal number where a signal ended it). The one list of statuses."""
 
+NOT_HYPERPARAMETERS = ("data", "environment")
+"""What a run's config holds beside its hyperparameters."""
+
 WORST = {"dice_focal": 1.671587, "dice_focal_published": 1.671587, "cross_entropy": 16.118095}
-"""The largest value of each loss, cut to six decimals: the objective of a run that diverged or ran out of memory."""
+"""The largest value of each loss, cut to six decimals: the objective of a run that ended before its first epoch did."""
 
 UNET_MULTIPLE = 16  # the published U-Net halves four times
 BACKBONE_MULTIPLES = {"unet": 32, "fpn": 32, "linknet": 32, "pspnet": 48}  # what segmentation-models' shapes need
@@ -61,17 +66,17 @@ class Config:
         for spec in fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         if self.backbone is None and self.architecture != "unet":
-            raise ValueError(f"architecture={self.architecture} needs a backbone, for example resnet18")
+            raise UserError(f"architecture={self.architecture} needs a backbone, for example resnet18")
         if self.backbone is None and self.pretrained:
-            raise ValueError("pretrained=True needs a backbone whose weights to load, for example resnet18")
+            raise UserError("pretrained=True needs a backbone whose weights to load, for example resnet18")
 
     def check_patch_size(self, size: int) -> None:
-        """ValueError where the architecture cannot take patches of `size` x `size` px; asked before any data is loaded."""
+        """Raises UserError where the architecture cannot take patches of `size` x `size` px; asked before any data is loaded."""
         multiple = BACKBONE_MULTIPLES[self.architecture] if self.backbone else UNET_MULTIPLE
         if size % multiple:
             with_backbone = f" on {self.backbone}" if self.backbone else ""
             near = max(multiple, round(size / multiple) * multiple)
-            raise ValueError(
+            raise UserError(
                 f"{self.architecture}{with_backbone} takes patches of a multiple of {multiple} px, this set has {size} px; "
                 f"prepare one whose --patch-size is {near} times its --scale"
             )
@@ -87,7 +92,7 @@ class Config:
         unknown = sorted(set(values) - {spec.name for spec in fields(cls)})
         if unknown:
             known = ", ".join(spec.name for spec in fields(cls))
-            raise ValueError(f"unknown hyperparameter {', '.join(unknown)}; known are: {known}")
+            raise UserError(f"unknown hyperparameter {', '.join(unknown)}; known are: {known}")
         return cls(**values)
 
 
@@ -97,13 +102,13 @@ def choices(spec) -> tuple[str, ...] | None:
 
 
 def _checked(spec, value: Any) -> Any:
-    """`value` in the field's own type, or a ValueError/TypeError that names the field, the value and the way out."""
+    """`value` in the field's own type, or a UserError that names the field, the value and the way out."""
     if spec.name == "activation" and value is None:  # YAML's null: no activation is the linear one
         value = "linear"
     words = choices(spec)
     if words:
         if value not in words:
-            raise ValueError(f"{spec.name}={value!r} is not one of {', '.join(words)}")
+            raise UserError(f"{spec.name}={value!r} is not one of {', '.join(words)}")
         return value
     if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -113,10 +118,10 @@ def _checked(spec, value: Any) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
         hint = "; in YAML write 0.0001 or 1.0e-4, since 1e-4 is read as text" if isinstance(value, str) else ""
         kind = " or ".join("null" if t is type(None) else t.__name__ for t in expected)
-        raise TypeError(f"{spec.name}={value!r} is {type(value).__name__}, expected {kind}{hint}")
+        raise UserError(f"{spec.name}={value!r} is {type(value).__name__}, expected {kind}{hint}")
     low, high = spec.metadata["low"], spec.metadata["high"]
     if low is not None and not low <= value <= high:  # also refuses NaN
-        raise ValueError(f"{spec.name}={value!r} is outside {low:g} to {high:g}")
+        raise UserError(f"{spec.name}={value!r} is outside {low:g} to {high:g}")
     return value
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class RunEnded(Exception):  # noqa: N818 - the orderly end of a run, not an error
@@ -13,6 +14,8 @@ class RunEnded(Exception):  # noqa: N818 - the orderly end of a run, not an erro
         super().__init__(message)
         self.status = status
 
+
+FINISH_SECONDS = 20.0  # for sending the last data after a signal; `wandb agent` kills 30 s after its SIGTERM
 
 STATUS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 
@@ -26,12 +29,14 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._sending: Path | None = None
 
     def __enter__(self) -> "Signals":
         self._before = {number: signal.signal(number, self._note) for number in STATUS}
         return self
 
     def __exit__(self, *_) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -40,24 +45,27 @@ class Signals:
         if self.received:
             raise RunEnded(STATUS[self.received], f"{self.received.name} received")
 
+    def limit_finish(self, unsent: Path) -> None:
+        """From now on the process ends FINISH_SECONDS after a signal, even if W&B still waits for its server.
+
+        `unsent` is the folder that `wandb sync` sends later; it is named in the message.
+        """
+        self._sending = unsent
+        signal.signal(signal.SIGALRM, self._give_up)
+        if self.received:
+            signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
+
+    def _give_up(self, *_) -> None:
+        print(f"W&B did not take all data within {FINISH_SECONDS:g} s; send it later: wandb sync {self._sending}", flush=True)
+        os._exit(128 + (self.received or signal.SIGTERM))
+
     def _note(self, number: int, frame) -> None:
-        if self.received == number:
+        if self._sending and not self.received:
+            signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
+        elif self.received == number:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received = signal.Signals(number)
-
-
-class BadInput(ValueError):  # noqa: N818 - what the user gave, told in one line without a traceback
-    """A value, file or folder that a run cannot start with; the message names it and the way out."""
-
-
-@contextmanager
-def input_checked() -> Iterator[None]:
-    """Turns the ValueError, TypeError or OSError of a step that judges the user's input into BadInput."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError) as error:
-        raise BadInput(str(error)) from error
 
 
 @contextmanager

@@ -6,6 +6,8 @@ lists other colours for five of the six classes, so never label from it.
 
 import numpy as np
 
+from segmentation.errors import UserError
+
 CLASSES = ("Building", "Land", "Road", "Vegetation", "Water", "Unlabeled")
 """Class names in index order; "Land" is unpaved ground. A seventh value, IGNORE, is no class and counts nowhere."""
 
@@ -31,10 +33,6 @@ VALUES = (*range(NUM_CLASSES), IGNORE)
 """Every value that a mask may hold, in the order in which `count` counts them."""
 
 
-class UnknownColorError(ValueError):
-    """A mask holds a colour that is neither a class nor black."""
-
-
 def _channel_tables() -> np.ndarray:
     """(3, 256) uint8: what each channel's value alone says about the class.
 
@@ -58,7 +56,7 @@ _DECODED[:NUM_CLASSES] = COLORS
 def encode(color_mask: np.ndarray, name: str = "mask", on_unknown: str = "error") -> np.ndarray:
     """Class index of every pixel: (h, w, 3) uint8 RGB -> (h, w) uint8, black and nothing else -> IGNORE.
 
-    A colour outside the table raises UnknownColorError, whose message calls the file `name`; with on_unknown="ignore" such
+    A colour outside the table raises UserError, whose message calls the file `name`; with on_unknown="ignore" such
     pixels become IGNORE.
     """
     pixels = np.ascontiguousarray(color_mask).reshape(-1, 3)
@@ -68,7 +66,7 @@ def encode(color_mask: np.ndarray, name: str = "mask", on_unknown: str = "error"
     red[unknown] = IGNORE
     lengths = np.diff(starts, append=len(pixels))
     if unknown.any() and on_unknown != "ignore":
-        raise UnknownColorError(f"{name}: {_describe(color_mask, np.repeat(unknown, lengths))}")
+        raise UserError(f"{name}: {_describe(color_mask, np.repeat(unknown, lengths))}")
     return np.repeat(red, lengths).reshape(color_mask.shape[:2])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers
 
 from segmentation.config import Config
+from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
 
 PIXEL_MEAN = 255 * np.array([0.485, 0.456, 0.406])  # of ImageNet's red, green and blue: the field's usual fixed numbers
@@ -66,7 +67,7 @@ def _with_backbone(image, config: Config, patch_size: int):
 
     known = sm.get_available_backbone_names()
     if config.backbone not in known:
-        raise ValueError(f"backbone={config.backbone!r} is not known to segmentation-models; known are {', '.join(known)}")
+        raise UserError(f"backbone={config.backbone!r} is not known to segmentation-models; known are {', '.join(known)}")
     try:
         network = getattr(sm, SM_ARCHITECTURES[config.architecture])(
             config.backbone,

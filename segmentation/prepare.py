@@ -9,7 +9,8 @@ A prepared set is a folder of four files. N patches of p px, ordered by tile, pa
     patches.csv    index, tile, part, row, column (px in the part, of the patch's top-left corner), split, and the share of
                    the stored patch's pixels per class and of ignore
     manifest.json  format version, options, class and patch counts, how the splits were chosen, the sources' SHA-256, and one
-                   checksum over sources and options that names this version of the data
+                   checksum over sources and options that names this version of the data;
+                   the SHA-256 of each of the other three files, which `PreparedSet.open` compares
 
 The same sources and options give the same bytes, whatever the number of workers.
 """
@@ -32,13 +33,14 @@ import numpy as np
 from tqdm import tqdm
 
 from segmentation import splits
-from segmentation.labels import CLASSES, COLORS, IGNORE, VALUES, UnknownColorError, count, encode
-from segmentation.prepared import FORMAT_VERSION
-from segmentation.sources import BadFileError, Part, find_parts, find_root
+from segmentation.errors import UserError, written
+from segmentation.labels import CLASSES, COLORS, IGNORE, VALUES, count, encode
+from segmentation.prepared import DATA_FILES, FORMAT_VERSION, PreparedSet, checksums
+from segmentation.sources import Part, decode, find_parts, find_root, read_bytes
 from segmentation.tiling import GRIDS, cut, positions, shrink_images, shrink_masks
 
 DATASET = "humansintheloop/semantic-segmentation-of-aerial-imagery"  # Kaggle, CC0 1.0, 33 MB
-FILES = ("images.npy", "masks.npy", "patches.csv", "manifest.json")
+FILES = (*DATA_FILES, "manifest.json")
 COLUMNS = (*CLASSES, "ignore")
 
 
@@ -54,7 +56,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.patch_size % self.scale:
-            raise ValueError(
+            raise UserError(
                 f"--patch-size {self.patch_size} is no multiple of --scale {self.scale}: a patch shrinks by whole blocks; "
                 f"take --patch-size {max(1, round(self.patch_size / self.scale)) * self.scale}"
             )
@@ -65,7 +67,7 @@ class Options:
         return self.patch_size // self.scale
 
 
-class BadInputError(ValueError):
+class BadInputError(UserError):
     """Files that cannot be used, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -74,44 +76,58 @@ class BadInputError(ValueError):
 
 
 def prepare(raw: Path, out: Path, options: Options, force: bool = False, workers: int | None = None) -> bool:
-    """Prepare `raw` into the folder `out`; False when it was there already. ValueError, one for all bad files, changes nothing.
+    """Prepare `raw` into the folder `out`; False when it was there already. UserError, one for all bad files, changes nothing.
 
     The set is written to a hidden folder beside `out` and renamed when it is whole. An existing set made from other sources or
     with other options is replaced only with `force`; a folder that is not a prepared set never is.
     """
     root = find_root(raw)
     existing = _manifest_of(out)
+    if existing is None or force:
+        _check_place(out)
     parts, problems = find_parts(root, options.patch_size)
     if not (parts or problems):
-        raise ValueError(f"{root} holds tiles, but no image in any of them")
-    if problems:  # the colours of the other files too, so that one run tells all there is to mend
+        raise UserError(f"{root} holds tiles, but no image in any of them")
+    if problems:  # the colours of the other files too, so that one run lists all there is to repair
         problems += _convert(parts, options, None, workers)[1]
         raise BadInputError(problems)
     checksum = _checksum(parts, options)
-    if existing and existing["checksum"] == checksum:
-        return False
     if existing and not force:
-        raise ValueError(f"{out} {_difference(existing, options)}; name another folder, or replace it with --force")
-    with _written_beside(out) as folder:
+        if existing["checksum"] != checksum:
+            raise UserError(f"{out} {_difference(existing, options)}; name another folder, or replace it with --force")
+        PreparedSet.open(out)  # raises where the set is damaged
+        return False
+    with written(out), _written_beside(out) as folder:
         _write(parts, options, folder, workers, checksum)
     return True
 
 
+def _check_place(out: Path) -> None:
+    """UserError where the folder `out` cannot be made, before any image is read."""
+    with written(out):
+        place = out if out.exists() else next(path for path in out.parents if path.exists())
+    if not place.is_dir():
+        raise UserError(f"cannot write {out}: {place} is not a folder; name another folder")
+    parent = out.parent if place == out else place
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {out}: {parent} is not writable; name another folder")
+
+
 def _manifest_of(out: Path) -> dict | None:
-    """The manifest in `out`, None where nothing is there; ValueError for a folder that is something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if all((out / name).is_file() for name in FILES):
-        with suppress(ValueError):  # not JSON
+    """The manifest in `out`, None where nothing is there; UserError for a folder that is something else."""
+    with written(out), suppress(ValueError):  # not JSON
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return None
+        if all((out / name).is_file() for name in FILES):
             manifest = json.loads((out / "manifest.json").read_text())
-            if isinstance(manifest, dict) and "checksum" in manifest:
+            if isinstance(manifest, dict) and "checksum" in manifest and isinstance(manifest.get("options"), dict):
                 return manifest
-    raise ValueError(f"{out} exists and is not a prepared set; name another folder, or remove it")
+    raise UserError(f"{out} exists and is not a prepared set; name another folder, or remove it")
 
 
 def _difference(existing: dict, options: Options) -> str:
     """How the set described by the manifest `existing` differs from what `options` ask for, in words."""
-    was, now = existing.get("options", {}), asdict(options)
+    was, now = existing["options"], asdict(options)
     changed = [f"--{name.replace('_', '-')} {was.get(name)}" for name in now if was.get(name) != now[name]]
     if changed:
         return f"was prepared with {' '.join(changed)}"
@@ -144,7 +160,7 @@ def _written_beside(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is preparing {out} just now; wait for it to end") from None
+            raise UserError(f"another run is preparing {out} just now; wait for it to end") from None
         for path in beside.iterdir():
             path.unlink()
         shutil.rmtree(old, ignore_errors=True)
@@ -197,7 +213,7 @@ def _write(parts: list[Part], options: Options, folder: Path, workers: int | Non
     shape = (total, options.stored_size, options.stored_size)
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(f"{total} patches need {needed / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB free")
+        raise UserError(f"{total} patches need {needed / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB free")
     stores = _Store(folder / "images.npy", (*shape, 3)), _Store(folder / "masks.npy", shape)
     try:
         converted, problems = _convert(parts, options, stores, workers)
@@ -221,7 +237,8 @@ def _write(parts: list[Part], options: Options, folder: Path, workers: int | Non
     else:
         split = splits.at_random(total)
     _write_table(folder / "patches.csv", where, split, stored)
-    manifest = _manifest(options, where, split, stored, raw) | {"sources": _sources(parts), "checksum": checksum}
+    manifest = _manifest(options, where, split, stored, raw)
+    manifest |= {"sources": _sources(parts), "checksum": checksum, "files": checksums(folder)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -247,8 +264,8 @@ def _convert(
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", unit="part", disable=None):
                 try:
                     results[jobs[job]] = job.result()
-                except (BadFileError, UnknownColorError) as error:
-                    problems.append(str(error))
+                except UserError as error:
+                    problems.append(error.message)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -272,10 +289,11 @@ def _convert_part(part: Part, options: Options, stores: tuple[_Store, _Store] | 
 
 
 def _read(path: Path, part: Part) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of one of the part's files; palette, grey and alpha files come out as RGB too."""
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None or pixels.shape[:2] != (part.height, part.width):
-        raise BadFileError(f"{_name(path)}: damaged, OpenCV cannot decode it")
+    """(h, w, 3) uint8 RGB of one of the part's files."""
+    name = _name(path)
+    pixels = decode(read_bytes(path, name), name)
+    if pixels.shape[:2] != (part.height, part.width):
+        raise UserError(f"{name}: changed while it was read")
     return pixels
 
 
@@ -335,7 +353,7 @@ def _download(raw: Path) -> None:
 
         kagglehub.dataset_download(DATASET, output_dir=str(raw))
     except Exception as error:  # whatever it was (network, Kaggle, disk), the way out is the same
-        raise click.ClickException(
+        raise UserError(
             f"could not download the data set: {' '.join(str(error).split()) or type(error).__name__}\n"
             f"Fetch it by hand from https://www.kaggle.com/datasets/{DATASET}, unpack it as {raw}, and leave --download out."
         ) from error
@@ -383,13 +401,14 @@ def _download(raw: Path) -> None:
     help="What to do with a mask colour that is no class's: stop and list them, or ignore those pixels.",
 )
 @click.option("--download", is_flag=True, help="First fetch the real set from Kaggle into RAW, if RAW does not exist.")
-@click.option("--force", is_flag=True, help="Replace a prepared set in OUT that was made otherwise.")
+@click.option("--force", is_flag=True, help="Replace a prepared set in OUT, whatever it was made from.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads; the result is the same. Default: one a core, at most 8.")
 def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None, **options) -> None:
     """Turn the raw tiles in RAW into a prepared set in the new folder OUT.
 
     RAW holds `Tile N/images/image_part_00K.jpg` and `Tile N/masks/image_part_00K.png`. Every file is checked first and all bad
-    ones are listed at once. OUT gets images.npy, masks.npy, patches.csv and manifest.json, all of them or none.
+    ones are listed at once. Images are taken as their files store them: an EXIF orientation is ignored. OUT gets
+    images.npy, masks.npy, patches.csv and manifest.json, all of them or none.
 
     \b
     Examples:
@@ -397,16 +416,13 @@ def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None,
       python -m segmentation.prepare data/raw data/small --scale 4
       python -m segmentation.prepare data/raw data/published --grid crop --split random
     """
-    try:
-        chosen = Options(**options)
-        if download and not raw.exists():
-            _download(raw)
-        if not raw.is_dir():
-            raise ValueError(f"{raw} does not exist; --download fetches the real set there")
-        out = out.absolute()
-        fresh = prepare(raw.absolute(), out, chosen, force, workers)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    chosen = Options(**options)
+    if download and not raw.exists():
+        _download(raw)
+    if not raw.is_dir():
+        raise UserError(f"{raw} does not exist; --download fetches the real set there")
+    out = out.absolute()
+    fresh = prepare(raw.absolute(), out, chosen, force, workers)
     manifest = json.loads((out / "manifest.json").read_text())
     number = manifest["patches"]
     click.echo(

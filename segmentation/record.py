@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from segmentation import metrics, tracking
-from segmentation.callbacks import Checkpoint
+from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVE
 from segmentation.datasets import Patches, predict
 from segmentation.labels import decode
@@ -25,7 +25,7 @@ def best_weights(run, checkpoint: Checkpoint, prepared: PreparedSet, val_data: P
     tracking.log_curves(run, metrics.precision_recall_curves(truth, probabilities))
     panel = _pictures(run, best, prepared, val_data.indices, checkpoint.folder / "predictions.png")
 
-    row = min(checkpoint.rows, key=lambda row: row["val_loss"])
+    row = checkpoint.best_row
     tracking.save_model(run, {f"{role}.keras": checkpoint.path(role) for role in checkpoint.files if role != "last"}, row)
     run.summary["best_epoch"] = row["epoch"]
     print(f"best epoch {row['epoch']}: {OBJECTIVE} {row[OBJECTIVE]:.4f}, val mean IoU {row['val_mean_iou']:.3f}")

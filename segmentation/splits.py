@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 
+from segmentation.errors import UserError
 from segmentation.labels import CLASSES, NUM_CLASSES
 
 SPLITS = ("train", "val", "test")
@@ -36,20 +37,20 @@ def by_tiles(counts: Mapping[int, np.ndarray]) -> dict[int, str]:
     """
     units = sorted(groups(sorted(counts)), key=lambda unit: (-sum(counts[tile].sum() for tile in unit), unit))
     if len(units) < len(SPLITS):
-        raise ValueError(
+        raise UserError(
             f"whole tiles make {len(units)} groups that show different ground, and three splits need three; "
             f"add tiles, or take --split random, which leaks"
         )
     pixels = np.array([sum(counts[tile] for tile in unit)[:NUM_CLASSES] for unit in units], dtype=float)
     absent = [CLASSES[index] for index in np.flatnonzero(pixels.sum(axis=0) == 0)]
     if absent:
-        raise ValueError(f"no tile shows any {', '.join(absent)}: train cannot hold all six classes")
+        raise UserError(f"no tile shows any {', '.join(absent)}: train cannot hold all six classes")
     choices = np.array(list(product(range(len(SPLITS)), repeat=min(len(units), _EXHAUSTIVE))))
     best = min(choices, key=lambda choice: _badness(choice, pixels))
     for _ in units[_EXHAUSTIVE:]:  # the smaller rest, largest first, each where it helps most
         best = min((np.append(best, split) for split in range(len(SPLITS))), key=lambda choice: _badness(choice, pixels))
     if not np.all(_held(best, pixels)[0] > 0):
-        raise ValueError("no choice of whole tiles gives train all six classes; take --split random, which leaks")
+        raise UserError("no choice of whole tiles gives train all six classes; take --split random, which leaks")
     return {tile: SPLITS[split] for unit, split in zip(units, best, strict=True) for tile in unit}
 
 
@@ -57,8 +58,11 @@ def at_random(count: int, fraction: float = 0.2, seed: int = 42) -> list[str]:
     """Split of each of `count` patches in sorted order: the published protocol, which leaks.
 
     The same patches go to val as sklearn's train_test_split(patches, test_size=fraction, random_state=seed) puts aside: the
-    first of a permutation by NumPy's legacy generator, their number rounded up. There is no test split.
+    first of a permutation by NumPy's legacy generator, their number rounded up. There is no test split. UserError for
+    fewer than two patches: one split would be empty.
     """
+    if count < 2:
+        raise UserError(f"{count} patch cannot be split into train and val; add images, or lower --patch-size")
     split = np.full(count, "train")
     split[np.random.RandomState(seed).permutation(count)[: int(np.ceil(count * fraction))]] = "val"
     return split.tolist()

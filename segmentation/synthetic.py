@@ -18,6 +18,7 @@ import click
 import cv2
 import numpy as np
 
+from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, IGNORE, decode
 from segmentation.splits import groups
 
@@ -407,17 +408,17 @@ def main(out: Path, seed: int, tiles: int, size: int) -> None:
       python -m segmentation.synthetic data/city
       python -m segmentation.prepare data/city data/city64 --patch-size 64
     """
-    if out.exists() and any(out.iterdir()):
-        raise click.ClickException(f"{out} exists and is not empty; name another folder, or remove it")
-    beside = out.absolute().with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        write(beside, seed, tiles, size)
-        beside.rename(out)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {out}: {error.strerror}") from error
-    finally:
+    out = out.absolute()
+    beside = out.with_name(f".{out.name}.partial")
+    with written(out):
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"{out} exists and is not empty; name another folder, or remove it")
         shutil.rmtree(beside, ignore_errors=True)
+        try:
+            write(beside, seed, tiles, size)
+            beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     click.echo(f"{out}: {tiles} tiles of 9 parts, about {size} px each (seed {seed})")
 
 

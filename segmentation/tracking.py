@@ -3,81 +3,215 @@
 `_step` of a row is its epoch, counted from 1, so Hyperband's iterations, a pruner's steps and epochs are one number.
 """
 
-import netrc
 import os
+import re
+import secrets
+import string
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import urlparse
 
 import numpy as np
 import requests
 import wandb
 
-from segmentation.config import BASELINE, Config
+from segmentation.checkpoint import PACKED, Checkpoint
+from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, Config
 from segmentation.ending import RunEnded
+from segmentation.errors import UserError
 from segmentation.labels import CLASSES, IGNORE
 from segmentation.prepared import PreparedSet
 
-PROJECT = "aerial-sweeps"
-RECORDS = ("data", "environment")  # what a run's config holds beside its hyperparameters
+PROJECT = "aerial-sweeps"  # where neither WANDB_PROJECT nor W&B's settings file names one
+ANSWER_SECONDS = 4  # a W&B server that does not answer for so long counts as not reachable
+RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 CURVE_POINTS = 101  # of a precision-recall curve on the run's page: enough to draw, small enough for a table
 
 
-def mode() -> str:
-    """`online` where W&B or a server of its kind can be reached with a key, else `offline`; WANDB_MODE has the last word."""
-    chosen = os.environ.get("WANDB_MODE")
-    return chosen or ("online" if _api_key() else "offline")
+def settings() -> wandb.Settings:
+    """W&B's own settings: environment, settings files, and the key that `wandb login` stored.
 
-
-def _base_url() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
-
-
-def _api_key() -> str | None:
-    if os.environ.get("WANDB_API_KEY"):
-        return os.environ["WANDB_API_KEY"]
-    file = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    try:
-        login = netrc.netrc(file).authenticators(urlparse(_base_url()).hostname)
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return login[2] if login else None
-
-
-def start(given: Mapping, prepared: PreparedSet) -> tuple[wandb.Run, Config]:
-    """Open the run, or go on with it where WANDB_RUN_ID names one, and settle its hyperparameters.
-
-    A sweep's values win over `given`, those over the defaults. ValueError or TypeError on values that no run may have.
+    The client is asked for address and key, so every way of logging in that it knows works here too.
+    Raises UserError where the key cannot be one.
     """
-    where = mode()
-    if where == "offline":
-        print(
-            "W&B: offline, for no API key is set (`wandb login` sets one); `wandb sync` uploads the run later",
-            flush=True,
-        )
-    run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
-        mode=where,
-        resume="allow",
-        config=dict(given),
-        settings=wandb.Settings(quiet=True),
-    )
+    singleton = wandb.setup(wandb.Settings(silent=True))  # else it prints where it found the key
     try:
-        config = Config.from_mapping({name: value for name, value in dict(run.config).items() if name not in RECORDS})
+        wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        raise UserError(f"{_first_line(error)}; log in again: wandb login --relogin") from error
+    return singleton.settings
+
+
+def mode() -> str:
+    """`online` where the client has credentials, else `offline`; WANDB_MODE and `wandb offline` decide first."""
+    chosen = settings()
+    if os.environ.get("WANDB_MODE") or chosen.mode != "online":
+        return chosen.mode
+    return "online" if _has_credentials(chosen) else "offline"
+
+
+def connect() -> wandb.Api | None:
+    """W&B's reading client, or None where runs stay on this machine.
+
+    Raises UserError within about five seconds where the server does not answer or refuses the login.
+    """
+    chosen = settings()
+    if mode() != "online":
+        return None
+    if not _has_credentials(chosen):
+        raise UserError("WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY")
+    try:
+        return wandb.Api(timeout=ANSWER_SECONDS)
+    except (wandb.errors.Error, requests.RequestException) as error:
+        raise UserError(
+            f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); check the network and the key "
+            "(wandb login --relogin), or train without it: WANDB_MODE=offline"
+        ) from error
+
+
+def run_id() -> str:
+    """The run's id: WANDB_RUN_ID, or a new one. Raises UserError for an id that W&B or a file system refuses."""
+    name = os.environ.get("WANDB_RUN_ID") or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    if not RUN_ID.fullmatch(name):
+        raise UserError(f"WANDB_RUN_ID={name!r} is not a run id; use letters, digits, '-', '_' and '.' (not first), 128 at most")
+    return name
+
+
+def start(api: wandb.Api | None, given: Mapping, prepared: PreparedSet, checkpoint: Checkpoint) -> tuple[wandb.Run, Config]:
+    """Opens the run, or resumes the one that the checkpoint's folder is named after, and settles its hyperparameters.
+
+    A sweep's values win over `given`, and those win over the defaults. If the server holds more epochs than the
+    checkpoint, the uploaded checkpoint replaces it. If that has fewer epochs too, the run's history is started over
+    with the rows of the checkpoint: one history is one training.
+
+    `api` is what `connect` returned. Raises UserError, before anything is sent, for a run or sweep that was trained on
+    other data, and for values that no run may have.
+    """
+    where, name = mode(), checkpoint.folder.name
+    options: dict = {"resume": "allow"}
+    given = dict(given)
+    if api is not None:
+        project = "/".join(filter(None, (api.settings["entity"] or api.default_entity, _project())))
+        _check_sweep_data(api, project, prepared)
+        earlier = _earlier_run(api, f"{project}/{name}")
+        if earlier is not None:
+            _check_data(f"run {name}", earlier.config, prepared)
+            if not _continues(earlier, checkpoint):
+                options = {"resume_from": f"{name}?_step=0"}
+                stored = {key: value for key, value in earlier.config.items() if key not in NOT_HYPERPARAMETERS}
+                given = stored | given
+    elif where == "offline" and not os.environ.get("WANDB_MODE") and settings().mode == "online":
+        print("W&B: offline, because nobody is logged in (`wandb login`); `wandb sync` uploads the run later", flush=True)
+    run = _init(where, name, given, options)
+    try:
+        config = Config.from_mapping({key: value for key, value in dict(run.config).items() if key not in NOT_HYPERPARAMETERS})
         config.check_patch_size(prepared.patch_size)
-    except (TypeError, ValueError):
-        run.finish(exit_code=2)
+    except UserError:
+        run.finish(exit_code=1)
         raise
-    data = {name: prepared.manifest[name] for name in ("checksum", "leaks", "options")}
-    defaults = {name: value for name, value in asdict(config).items() if name not in run.config}  # a sweep's values are locked
+    data = {key: prepared.manifest[key] for key in ("checksum", "leaks", "options")}
+    defaults = {key: value for key, value in asdict(config).items() if key not in run.config}  # a sweep's values are locked
     run.config.update(defaults | {"data": data}, allow_val_change=True)
     if BASELINE.items() <= asdict(config).items() and "baseline" not in run.tags:
         run.tags = (*run.tags, "baseline")
     run.define_metric("*", step_metric="epoch")
     _use_data(run, prepared)
     return run, config
+
+
+def _has_credentials(chosen: wandb.Settings) -> bool:
+    return bool(chosen.api_key or chosen.identity_token_file)
+
+
+def _project() -> str:
+    return settings().project or PROJECT
+
+
+def _first_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+
+
+def _earlier_run(api: wandb.Api, path: str) -> "wandb.apis.public.Run | None":
+    """The run of this path as the server has it, or None where it has none yet."""
+    if not os.environ.get("WANDB_RUN_ID"):
+        return None
+    try:
+        return api.run(path)
+    except (wandb.errors.Error, ValueError):  # what the client raises for a run that does not exist
+        return None
+
+
+def _check_data(owner: str, config: Mapping, prepared: PreparedSet) -> None:
+    """Raises UserError where the owner of this config was trained on another prepared set."""
+    data = config.get("data")
+    trained, here = isinstance(data, Mapping) and data.get("checksum"), prepared.manifest["checksum"]
+    if trained and trained != here:
+        raise UserError(
+            f"{owner} was trained on the data set {trained[:12]}, and {prepared.folder} holds {here[:12]}; "
+            "name the first one with --data or AERIAL_DATA, or start a new run or sweep"
+        )
+
+
+def _check_sweep_data(api: wandb.Api, project: str, prepared: PreparedSet) -> None:
+    """Raises UserError where this run's sweep holds runs of other data: their objectives cannot be compared."""
+    sweep = os.environ.get("WANDB_SWEEP_ID")
+    if not sweep:
+        return
+    try:
+        runs = api.runs(project, filters={"sweep": sweep}, order="+created_at", per_page=10, lazy=False)
+        configs = [runs[i].config for i in range(min(10, len(runs)))]
+    except (wandb.errors.Error, ValueError):  # the project is as new as the sweep
+        return
+    for config in configs:
+        _check_data(f"sweep {sweep}", config, prepared)
+
+
+def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint holds the training whose rows the server has; it is fetched where it does not.
+
+    A checkpoint that was fetched, or that stays, is the one to resume from in any case.
+    """
+    epochs = max(0, int(earlier.lastHistoryStep))
+    val_loss = earlier.summary_metrics.get("val_loss")
+    if checkpoint.agrees(epochs, val_loss):
+        return True
+    uploaded = next(iter(earlier.files([PACKED])), None)
+    if uploaded is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            uploaded.download(root=folder, replace=True)
+            checkpoint.unpack(Path(folder) / PACKED)
+        print(f"resuming from the uploaded checkpoint of epoch {checkpoint.epoch}", flush=True)
+    if checkpoint.agrees(epochs, val_loss):
+        return True
+    print(
+        f"the run's history has {epochs} epochs, and the only checkpoint to be had holds {checkpoint.epoch}: "
+        f"the history is started over, and training resumes after epoch {checkpoint.epoch}",
+        flush=True,
+    )
+    return False
+
+
+def _init(where: str, name: str, config: dict, options: dict) -> wandb.Run:
+    """The open W&B run. Raises UserError where the server refuses it."""
+    if "resume_from" in options:
+        os.environ.pop("WANDB_RESUME", None)  # the client refuses both
+    try:
+        return wandb.init(
+            project=_project(),
+            id=name,
+            mode=where,
+            config=config,
+            settings=wandb.Settings(quiet=True, silent=False),
+            **options,
+        )
+    except wandb.errors.Error as error:
+        way_out = "choose another WANDB_RUN_ID, or train without the server: WANDB_MODE=offline"
+        if "resume_from" in options:
+            way_out = f"resume on the machine that has runs/{name}, share that folder (AERIAL_RUNS), or start a new run"
+        raise UserError(f"W&B refuses to open run {name} ({_first_line(error)}); {way_out}") from error
 
 
 def status_of(run: wandb.Run, ended: RunEnded) -> str:
@@ -96,10 +230,32 @@ def finish(run: wandb.Run, status: str, exit_code: int) -> None:
 
 
 def log_rows(run: wandb.Run, rows: list[dict]) -> None:
-    """One history row an epoch, `_step` = epoch. Rows that the server already holds are left out, so sending again is safe."""
+    """One history row per epoch, `_step` = epoch. Rows that the server already holds are left out."""
     for row in rows:
-        if row["epoch"] >= run.step:
+        if row["epoch"] >= max(run.step, run.starting_step):
             run.log(row, step=row["epoch"], commit=True)
+
+
+class CheckpointUpload:
+    """Sends the checkpoint to the run's page, so that another machine can resume the run. One version is kept there."""
+
+    def __init__(self, run: wandb.Run, checkpoint: Checkpoint, minutes: float):
+        """Uploads at most every `minutes`; with 0, or offline, never."""
+        self.run, self.checkpoint, self.seconds = run, checkpoint, 60 * minutes
+        self.enabled = minutes > 0 and not run.offline
+        self.sent_at, self.sent_epoch = time.monotonic(), 0
+
+    def if_due(self) -> None:
+        """Uploads in the background where the last upload is old enough."""
+        if time.monotonic() - self.sent_at >= self.seconds:
+            self.now()
+
+    def now(self) -> None:
+        """Starts an upload; `wandb.Run.finish` waits for it."""
+        if self.enabled and self.checkpoint.epoch > self.sent_epoch:
+            packed = self.checkpoint.pack()
+            self.run.save(str(packed), base_path=str(packed.parent), policy="now")
+            self.sent_at, self.sent_epoch = time.monotonic(), self.checkpoint.epoch
 
 
 def log_environment(run: wandb.Run, device: str, precision: str) -> None:
@@ -116,12 +272,10 @@ def log_environment(run: wandb.Run, device: str, precision: str) -> None:
 
 
 def _use_data(run: wandb.Run, prepared: PreparedSet) -> None:
-    """Record the prepared set as the run's input: its manifest, and references to the arrays, which stay where they are."""
+    """Record the prepared set as the run's input, by its manifest. The same set is the same version on every machine."""
     manifest, folder = prepared.manifest, prepared.folder
     artifact = wandb.Artifact("prepared", type="dataset", metadata={"checksum": manifest["checksum"]} | manifest["options"])
     artifact.add_file(str(folder / "manifest.json"))
-    for name in ("images.npy", "masks.npy", "patches.csv"):
-        artifact.add_reference((folder / name).resolve().as_uri(), name=name, checksum=False)
     if run.offline:  # the client refuses use_artifact there; logged, it is uploaded by `wandb sync`
         run.log_artifact(artifact)
     else:
@@ -129,11 +283,11 @@ def _use_data(run: wandb.Run, prepared: PreparedSet) -> None:
 
 
 def save_model(run: wandb.Run, files: Mapping[str, Path], metadata: Mapping) -> None:
-    """Upload weights as the artifact `model`, aliases `best` and the run id; `files` maps names inside it to .keras files."""
+    """Upload weights as the artifact `model` with the run id as alias; `files` maps names inside it to .keras files."""
     artifact = wandb.Artifact("model", type="model", metadata=dict(metadata))
     for name, path in files.items():
         artifact.add_file(str(path), name=name)
-    run.log_artifact(artifact, aliases=["best", run.id])
+    run.log_artifact(artifact, aliases=[run.id])
 
 
 def log_pictures(
@@ -188,12 +342,15 @@ def _asked_to_stop(run: wandb.Run) -> bool:
         project(name: $project, entityName: $entity) { run(name: $run) { stopped shouldStop } }
     }"""
     variables = {"entity": run.entity, "project": run.project, "run": run.id}
-    key = _api_key()
-    if not key:
+    chosen = settings()
+    if run.offline or not chosen.api_key:
         return False
     try:
         reply = requests.post(
-            f"{_base_url()}/graphql", json={"query": query, "variables": variables}, auth=("api", key), timeout=5
+            f"{chosen.base_url.rstrip('/')}/graphql",
+            json={"query": query, "variables": variables},
+            auth=("api", chosen.api_key),
+            timeout=5,
         )
         found = reply.json()["data"]["project"]["run"]
     except (requests.RequestException, ValueError, KeyError, TypeError):

@@ -21,7 +21,9 @@ hypothesis.settings.register_profile("shared machine", deadline=None)  # a test'
 hypothesis.settings.load_profile("shared machine")
 
 
-LONGEST = ["search_sweeps", "train_sweep", "train", "models", "loopback_sweeps", "loopback_commands", "loopback_crash"]
+pytest_plugins = ["account_helpers"]
+
+LONGEST = ["account", "search_sweeps", "train_sweep", "train", "models", "loopback_sweeps", "loopback_commands", "loopback_crash"]
 
 
 def pytest_collection_modifyitems(items):

@@ -55,7 +55,10 @@ class Served:
         self.process.wait(30)
 
     def health(self) -> dict:
-        with urllib.request.urlopen(f"{self.server.url}/healthz", timeout=10) as reply:  # noqa: S310  our own server
+        """What /healthz answers to those who have the key."""
+        shown = {"Authorization": f"Bearer {self.server.key}"}
+        request = urllib.request.Request(f"{self.server.url}/healthz", headers=shown)  # noqa: S310  our own server
+        with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
             return json.load(reply)
 
     def ask(self, query: str, **variables) -> dict:

@@ -9,8 +9,9 @@ from analysis_helpers import run, sweep, waist
 from click.testing import CliRunner
 
 from analysis import best_run, runs
-from analysis.records import Run, Unavailable
+from analysis.records import Run
 from segmentation.config import OBJECTIVE
+from segmentation.errors import UserError
 
 
 def test_the_best_is_the_finished_run_of_lowest_objective():
@@ -113,13 +114,13 @@ def test_no_run_to_choose_is_one_line_and_is_written_down(tmp_path):
     said = CliRunner().invoke(best_run.main, [found.sweep.path, "--out", str(tmp_path)])
     assert said.exit_code == 1
     assert "Error: no run of 2 (1 finished, 1 stopped) is finished with a finite best_val_loss" in said.output
-    with pytest.raises(Unavailable, match="names no best run"):
+    with pytest.raises(UserError, match="names no best run"):
         found.roles()
 
 
 @pytest.mark.parametrize("path", ["abc", "a/b", "a/b/c/d", ""])
 def test_a_path_that_names_no_sweep_is_told(path):
-    with pytest.raises(Unavailable, match="entity/project/sweep_id"):
+    with pytest.raises(UserError, match="entity/project/sweep_id"):
         runs.split_path(path)
 
 

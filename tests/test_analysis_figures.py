@@ -13,7 +13,7 @@ from sweeps.run import RunState, SweepRun
 
 from analysis import confirm, curves, importance, sections, style
 from analysis import sweep as search
-from analysis.records import Unavailable
+from segmentation.errors import UserError
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_importance_finds_what_decides(searched):
     assert used == 12  # the diverged and the empty one do not count
     assert shares["learning_rate"] > 0.7 > shares["batch_size"]
     assert sum(shares.values()) == pytest.approx(1)
-    with pytest.raises(Unavailable, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         importance.importances(sweep(*searched[:5]))
 
 
@@ -146,7 +146,7 @@ def test_confirmation_in_a_sentence(best, word, tmp_path):
 
 def test_one_pair_confirms_nothing(tmp_path):
     made = waist(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
-    with pytest.raises(Unavailable, match="two pairs are the fewest"):
+    with pytest.raises(UserError, match="two pairs are the fewest"):
         confirm.make(made, sweep(run("b", (0.1,), batch_size=4), run("p", (0.2,))))
 
 

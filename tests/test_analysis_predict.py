@@ -1,6 +1,9 @@
 """Whole images: blending, shrinking, every size; panels chosen as by brute force. No Keras: models are functions here."""
 
+import os
+
 import cv2
+import damaged_images as images
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -8,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import blending, panel, predict
-from analysis.records import Unavailable
 from segmentation import metrics, tiling
+from segmentation.errors import UserError
 from segmentation.labels import COLORS, IGNORE, NUM_CLASSES, encode
 
 SIZE = 16
@@ -88,12 +91,12 @@ def test_an_image_is_read_as_rgb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(None, "does not exist"), (b"", "no image"), (b"\x89PNG\r\n\x1a\nhalf", "no image")]
+    ("content", "word"), [(None, "No such file"), (b"", "empty"), (b"\x89PNG\r\n\x1a\nhalf", "truncated"), (b"x", "not an image")]
 )
 def test_what_is_no_image_is_one_line(content, word, tmp_path):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(Unavailable, match=word):
+    with pytest.raises(UserError, match=word):
         predict.read(tmp_path / "a.png")
 
 
@@ -103,6 +106,44 @@ def test_weights_that_are_not_there_are_told(weights, tmp_path):
     assert said.exit_code == 1
     assert said.output.startswith("Error: ")
     assert said.output.count("\n") == 1
+
+
+def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predicted(tmp_path, monkeypatch, random):
+    content = images.jpeg(random.integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    half = len(content) // 2
+    files = {
+        "cut.jpg": content[:half] + b"\xff\xd9",
+        "huge.png": images.png_of_size(65000, 65000),
+        "short.png": images.png_of_size(8, 8)[:20],
+        "turned.jpg": images.turned(content),
+        "zeros.jpg": content[:half] + bytes(200) + content[half + 200 :],
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
+    monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
+    bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
+    names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
+    said = CliRunner().invoke(predict.main, [*names, "--weights", "x", "--out", str(tmp_path / "out")])
+    assert said.exit_code == 1 and "5 of 6 images could not be predicted" in said.stderr
+    assert [line.split(":")[0] for line in said.stderr.splitlines()[:-1]] == names[:-1]
+    mask = cv2.imread(str(tmp_path / "out" / "turned_mask.png"))
+    assert mask.shape[:2] == (64, 48)  # the pixels of the file, whatever its EXIF orientation
+
+
+def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch, random):
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes())
+    monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
+    monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
+    command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
+    for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
+        said = CliRunner().invoke(predict.main, [*command, str(out)])
+        assert said.exit_code == 1 and said.output.startswith(f"Error: cannot write {out}"), said.output
+    with images.largest_file(60):
+        said = CliRunner().invoke(predict.main, [*command, str(tmp_path / "full")])
+    assert said.exit_code == 1 and f"cannot write {tmp_path / 'full'}: File too large" in said.output
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_files_of_one_name_keep_apart(tmp_path):

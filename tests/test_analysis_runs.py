@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from loopback_helpers import ROOT, served  # noqa: F401  a fixture
 
+from analysis import runs
+from segmentation.errors import UserError
+
 CASES = ("good", "better", "stopped", "diverged", "empty", "nan", "foreign", "gone", "halved")
 GRID = f"""
     name: odd
@@ -63,13 +66,14 @@ WEIGHTS = """
     import json, sys
     from pathlib import Path
     from analysis import runs
-    from analysis.records import Run, Unavailable
+    from analysis.records import Run
+    from segmentation.errors import UserError
 
     path, cache, ids = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     for case, role in (("better", "best"), ("gone", "best"), ("halved", "best"), ("good", "best"), ("better", "kept")):
         try:
             print(case, role, runs.weights(Run(ids[case]), role, path, cache, Path("no")).stat().st_size)
-        except Unavailable as error:
+        except UserError as error:
             print(case, role, "LINE", error)
 """
 PUBLISH = """
@@ -144,7 +148,7 @@ def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, t
     nothing = [sys.executable, "-m", "analysis.best_run", path, "--out", str(tmp_path)]
     done = served.run(nothing, ROOT, check=False, **away)
     assert done.returncode == 1
-    assert done.stderr == "Error: http://127.0.0.1:9 is not reachable (Connection refused)\n"
+    assert done.stderr.startswith("Error: W&B at http://127.0.0.1:9 is not reachable") and done.stderr.count("\n") == 1
     done = served.run([*nothing[:3], "loopback/read/nosuch", *nothing[4:]], ROOT, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: W&B does not give sweep loopback/read/nosuch")
@@ -157,3 +161,24 @@ def test_published_twice_there_is_one_report_and_one_workspace(served, swept):  
     assert first.startswith("W&B Report: http")
     assert "workspace:  http" in first
     assert "figures/curves_loss" in pictures
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "acme/aerial/ab12",
+        " acme/aerial/ab12/ ",
+        "https://forge.coreweave.com/wandb/acme/aerial/sweeps/ab12",
+        "https://wandb.ai/acme/aerial/sweeps/ab12?nw=nwuser",
+        "https://wandb.example.org:8443/team/wandb/acme/aerial/runs/ab12/overview",
+        "http://127.0.0.1:46339/acme/aerial/sweeps/ab12/table",
+    ],
+)
+def test_every_address_that_the_client_prints_names_a_sweep(path):
+    assert runs.split_path(path) == ("acme", "aerial", "ab12")
+
+
+@pytest.mark.parametrize("path", ["", "aerial", "a/b", "a/b/c/d", "https://wandb.ai/acme/aerial", "https://wandb.ai/sweeps/ab12"])
+def test_other_paths_are_refused(path):
+    with pytest.raises(UserError, match="entity/project/sweep_id"):
+        runs.split_path(path)

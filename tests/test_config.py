@@ -9,6 +9,7 @@ from hypothesis import given as any_of
 from hypothesis import strategies as st
 
 from segmentation.config import BASELINE, Config
+from segmentation.errors import UserError
 from segmentation.options import config_options, given
 
 
@@ -71,7 +72,7 @@ def test_help_names_every_field_default_and_bound():
     ],
 )
 def test_bad_values_are_named_with_the_way_out(values, words):
-    with pytest.raises((TypeError, ValueError)) as error:
+    with pytest.raises(UserError) as error:
         Config.from_mapping(values)
     for word in words:
         assert word in str(error.value)
@@ -92,5 +93,5 @@ def test_whole_floats_of_json_are_integers():
 )
 def test_patch_sizes_that_do_not_fit_are_refused(config, good, bad):
     config.check_patch_size(good)
-    with pytest.raises(ValueError, match=f"this set has {bad} px"):
+    with pytest.raises(UserError, match=f"this set has {bad} px"):
         config.check_patch_size(bad)

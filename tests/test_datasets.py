@@ -9,6 +9,7 @@ import pytest
 
 from segmentation.augmentation import augmenter
 from segmentation.datasets import Patches
+from segmentation.errors import UserError
 from segmentation.labels import IGNORE
 from segmentation.prepared import PreparedSet
 
@@ -85,7 +86,7 @@ def test_brightness_leaves_the_mask_alone(random):
 
 
 def test_a_folder_that_is_no_set_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m segmentation\.prepare RAW"):
+    with pytest.raises(UserError, match=r"python -m segmentation\.prepare RAW"):
         PreparedSet.open(tmp_path)
 
 
@@ -93,10 +94,52 @@ def test_another_format_is_refused(tiny_set, tmp_path):
     shutil.copy(tiny_set / "manifest.json", tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text()) | {"format_version": 99}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="format 99"):
+    with pytest.raises(UserError, match=r"format 99.*prepare it again"):
         PreparedSet.open(tmp_path)
 
 
 def test_a_split_without_patches_is_named(prepared):
-    with pytest.raises(ValueError, match="no holdout patches"):
+    with pytest.raises(UserError, match="no holdout patches"):
         prepared.indices("holdout")
+
+
+DAMAGED = {
+    "images.npy": lambda content: content[:-100],
+    "masks.npy": lambda content: content[:200] + bytes([77]) + content[201:],
+    "patches.csv": lambda content: content + content.splitlines(keepends=True)[-1],
+    "manifest.json": lambda content: b"{}",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("how", ["damaged", "empty", "garbage", "missing", "folder"])
+def test_a_damaged_set_is_refused_when_it_is_opened(tiny_set, tmp_path, name, how):
+    file = shutil.copytree(tiny_set, tmp_path / "set") / name
+    PreparedSet.open(file.parent)
+    contents = {"damaged": DAMAGED[name], "empty": lambda _: b"", "garbage": lambda content: bytes(reversed(content))}
+    if how in contents:
+        file.write_bytes(contents[how](file.read_bytes()))
+    else:
+        file.unlink()
+    if how == "folder":
+        file.mkdir()
+    with pytest.raises(UserError, match=r"python -m segmentation\.prepare RAW") as error:
+        PreparedSet.open(file.parent)
+    assert str(file if name != "manifest.json" else file.parent) in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_an_exchanged_array_of_the_same_shape_is_noticed(tiny_set, tmp_path):
+    images = np.load(shutil.copytree(tiny_set, tmp_path / "set") / "images.npy")
+    np.save(tmp_path / "set" / "images.npy", images[::-1])
+    with pytest.raises(UserError, match=r"images\.npy is not the file that was prepared"):
+        PreparedSet.open(tmp_path / "set")
+
+
+def test_a_set_of_an_older_version_is_prepared_again(tiny_set, tmp_path):
+    file = shutil.copytree(tiny_set, tmp_path / "set") / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["files"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="older version made this set"):
+        PreparedSet.open(file.parent)

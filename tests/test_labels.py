@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from segmentation import labels
-from segmentation.labels import CLASSES, COLORS, IGNORE, NUM_CLASSES, VALUES, UnknownColorError, count, decode, encode
+from segmentation.errors import UserError
+from segmentation.labels import CLASSES, COLORS, IGNORE, NUM_CLASSES, VALUES, count, decode, encode
 
 masks = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from(VALUES))
 channels = st.sampled_from(sorted({0, 1, 255, *COLORS.ravel().tolist()}))
@@ -45,7 +46,7 @@ def test_encode_agrees_with_six_comparisons(color_mask):
     if known.all():
         np.testing.assert_array_equal(encode(color_mask), truth)
     else:
-        with pytest.raises(UnknownColorError):
+        with pytest.raises(UserError):
             encode(color_mask)
 
 
@@ -58,7 +59,7 @@ def test_unknown_color_names_file_color_count_and_first_pixel():
     color_mask = decode(np.zeros((5, 7), np.uint8))
     color_mask[2, 4] = color_mask[3, 1] = (1, 2, 0xFE)
     color_mask[4, 6] = (9, 9, 9)
-    with pytest.raises(UnknownColorError) as error:
+    with pytest.raises(UserError) as error:
         encode(color_mask, "Tile 1/masks/image_part_001.png")
     words = str(error.value)
     assert words.startswith("Tile 1/masks/image_part_001.png: unknown colour #0102FE on 2 px, first at row 2, column 4")

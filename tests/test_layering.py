@@ -12,7 +12,7 @@ PACKAGES = ("segmentation", "analysis", "loopback")
 TIERS = [
     ["errors", "config", "labels", "ending"],
     ["options", "tiling", "splits", "prepared", "augmentation", "metrics", "sources"],
-    ["prepare", "synthetic", "datasets", "models", "losses", "callbacks"],
+    ["prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"],
     ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],
 ]
 ORDER = {name: (tier, place) for tier, names in enumerate(TIERS) for place, name in enumerate(names)}
@@ -55,11 +55,14 @@ def test_the_light_tiers_import_no_framework(name):
     assert not roots & (HEAVY | {"wandb"})
 
 
-def test_config_and_ending_need_the_standard_library_alone():
+def test_config_and_ending_need_click_and_the_standard_library_alone():
     import sys
 
     for name in ("config", "ending"):
-        assert {used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")} <= sys.stdlib_module_names
+        assert {used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")} <= sys.stdlib_module_names | {
+            "click",
+            "segmentation",
+        }
 
 
 def test_wandb_has_one_door_in_and_one_out():

@@ -70,6 +70,12 @@ def test_whole_histories(runs, api):  # noqa: F811
         ({"created_at": {"$gt": "2999-01-01"}}, []),
         ({"$not": {"name": {"$ne": "long"}}}, ["long"]),
         ({"state": "crashed"}, []),
+        ({"tags": {"$all": ["long", "other"]}}, ["long"]),
+        ({"tags": {"$all": ["long", "no"]}}, []),
+        ({"$and": [{"user.username": "loopback"}, {"group": "g"}]}, ["long"]),
+        ({"user.username": "somebody"}, []),
+        ({"duration": {"$gt": 3600}}, []),
+        ({"$and": [{"duration": {"$gte": 0}}, {"name": "run-none"}]}, ["run-none"]),
     ],
 )
 def test_filters(runs, api, filters, names):  # noqa: F811
@@ -84,6 +90,10 @@ def test_orders(runs, api):  # noqa: F811
     assert ordered("-summary_metrics.loss") == ["run-b", "run-a", "long", "run-c", "run-none"]
     assert ordered("-created_at") == ["long", "run-none", "run-b", "run-a", "run-c"]
     assert ordered("-config.x.value")[:2] == ["run-none", "run-b"]
+    runtimes = {run.id: run.summary.get("_runtime", 0) for run in api.runs("loopback/read")}
+    for order in ("-duration", "+runtime"):
+        found = [runtimes[name] for name in ordered(order) if name != "run-none"]
+        assert found == sorted(found, reverse=order.startswith("-"))
     assert len(api.runs("loopback/read")) == 5
 
 
@@ -144,6 +154,15 @@ def test_projects_and_the_viewer(runs, api):  # noqa: F811
     assert api.default_entity == "loopback"
     assert "read" in [project.name for project in api.projects("loopback")]
     assert api.viewer.username == "loopback"
+
+
+def test_users_and_teams(runs, api):  # noqa: F811
+    """There is one user; every name is an entity, which has this user."""
+    assert api.user("loopback").username == "loopback"
+    assert api.user("somebody else") is None
+    assert [user.email for user in api.users("LOOP")] == ["loopback@localhost"]
+    team = api.team("loopback")
+    assert [member.username for member in team.members] == ["loopback"]
 
 
 def test_console_lines(served, api, tmp_path):  # noqa: F811

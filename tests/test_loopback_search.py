@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopback import agents
+from loopback import agents, lifecycle
 from loopback.graph import Context, Unknown, answer
 from loopback.links import Links
 from loopback.search import Search, SearchedRun
@@ -270,3 +270,100 @@ def test_no_field_is_a_silent_null(lab):
     assert found["run"]["sweepName"] == sweep
     assert found["sweep"]["bestLoss"] == 1.0
     assert lab.unknown.total() == 0
+
+
+NESTED = {"deep": {"parameters": {"z": {"values": [5, 6]}}}, "y": {"values": [3, 4]}}
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+def test_nested_parameters_are_proposed(lab, method):
+    sweep = lab.sweep(method=method, parameters={"x": {"values": [1, 2]}, "nest": {"parameters": NESTED}})
+    agent, seen = lab.agent(sweep), []
+    for _ in range(8):
+        (command,) = lab.beat(agent)
+        nest = command["args"]["nest"]["value"]
+        seen.append((command["args"]["x"]["value"], nest["y"], nest["deep"]["z"]))
+        lab.begin(command["run_id"])
+        lab.log(command["run_id"], [1.0], complete=True, exitcode=0)
+    assert {value[1] for value in seen} <= {3, 4} and {value[2] for value in seen} <= {5, 6}
+    if method == "grid":
+        assert len(set(seen)) == 8
+        assert lab.beat(agent) == [{"type": "exit"}]
+
+
+def change_cap(lab, sweep, cap):
+    """As `wandb sweep --update` does it."""
+    row = lab.store.one("SELECT * FROM sweeps WHERE name = ?", sweep)
+    config = yaml.safe_dump(yaml.safe_load(row["config"]) | {"run_cap": cap})
+    query = "mutation U($i: ID, $c: String) { upsertSweep(input: {id: $i, config: $c}) { sweep { state } } }"
+    lab.do(query, i=f"Sweep:{row['id']}", c=config)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["finished", "last run still running"])
+def test_a_raised_cap_gives_further_runs(lab, ended):
+    sweep = lab.sweep(method="random", run_cap=1, parameters={"x": {"min": 0.0, "max": 1.0}})
+    one, two = lab.agent(sweep), lab.agent(sweep)
+    run = start(lab, one)
+    assert lab.beat(two) == []
+    if ended:
+        lab.log(run, [1], complete=True, exitcode=0)
+        assert lab.beat(two) == [{"type": "exit"}]
+        assert lab.state(sweep) == "FINISHED"
+    change_cap(lab, sweep, 2)
+    assert lab.state(sweep) == "RUNNING"
+    assert start(lab, two) != run
+    assert lab.beat(lab.agent(sweep)) == []
+
+
+def test_deleting_a_run_opens_a_finished_grid_again(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
+    agent = lab.agent(sweep)
+    run = start(lab, agent)
+    lab.log(run, [1], complete=True, exitcode=0)
+    assert lab.beat(agent) == [{"type": "exit"}]
+    delete = "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }"
+    lab.do(delete, i=f"Run:{lab.run_of(sweep, run)['id']}")
+    assert lab.state(sweep) == "RUNNING"
+    assert lab.beat(lab.agent(sweep))[0]["args"] == {"x": {"value": 1}}
+
+
+def test_a_stopped_sweep_stays_stopped_when_a_run_is_deleted(lab):
+    sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
+    run = start(lab, lab.agent(sweep))
+    number = lab.store.value("SELECT id FROM sweeps WHERE name = ?", sweep)
+    stop = 'mutation U($i: ID) { upsertSweep(input: {id: $i, state: "FINISHED"}) { sweep { state } } }'
+    lab.do(stop, i=f"Sweep:{number}")
+    delete = "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }"
+    lab.do(delete, i=f"Run:{lab.run_of(sweep, run)['id']}")
+    assert lab.state(sweep) == "FINISHED"
+
+
+ODD = [None, True, 5, -1e300, "abc", [1], {"a": 1}, 2**70]
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+def test_an_odd_row_breaks_no_heartbeat(lab, method):
+    """Rows that an earlier version accepted, or values that somebody has edited."""
+    parameters = {"x": {"values": [1, 2, 3]}, "nest": {"parameters": NESTED}}
+    if method != "grid":
+        parameters |= {"float": {"min": 0.0, "max": 1.0}}
+    early = {"type": "hyperband", "min_iter": 1, "eta": 2}
+    sweep = lab.sweep(method=method, parameters=parameters, early_terminate=early)
+    agent = lab.agent(sweep)
+    good = {name: {"value": value} for name, value in {"x": 1, "nest": {"y": 3, "deep": {"z": 5}}, "float": 0.5}.items()}
+    rows = [{"summary": json.dumps(value)} for value in ODD] + [{"config": json.dumps(value)} for value in ODD]
+    for value in ODD:
+        nests = [value, {"y": value}, {"deep": value}]
+        rows += [{"summary": json.dumps({"loss": value})}, {"config": json.dumps(good | {"x": value})}]
+        rows += [{"config": json.dumps(good | {name: {"value": value}})} for name in ("x", "float")]
+        rows += [{"config": json.dumps(good | {"nest": {"value": nest}})} for nest in nests]
+    runs = []
+    for row in rows:
+        name = f"odd-{len(runs)}"
+        lab.do('mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }', n=name)
+        runs.append(lab.run_of(sweep, name)["id"])
+        columns = {"config": json.dumps(good)} | row
+        lifecycle.change(lab.store, runs[-1], sweep_id=1, state="finished", **columns)
+    (command,) = lab.beat(agent)
+    assert command["type"] == "run"
+    assert command["args"].keys() == parameters.keys()

@@ -214,3 +214,39 @@ def test_a_bad_yaml_is_refused_in_words(served, cwd):  # noqa: F811
         assert "wandb agent" not in refused.stderr
         assert "Invalid sweep config" in refused.stderr, refused.stderr
         assert word in refused.stderr
+
+
+@pytest.mark.parametrize("method", ["grid", "bayes"])
+def test_an_agent_gets_nested_parameters(served, cwd, method):  # noqa: F811
+    """As `wandb.config` and on the command line."""
+    (cwd / "script.py").write_text(
+        textwrap.dedent("""
+        import sys
+        import wandb
+
+        with wandb.init() as run:
+            nest = run.config["nest"]
+            assert any("nest" in argument and "deep" in argument for argument in sys.argv), sys.argv
+            run.log({"loss": nest["y"] + nest["deep"]["z"] + run.config["x"]})
+        """)
+    )
+    nested = "nest: {parameters: {y: {values: [3, 4]}, deep: {parameters: {z: {value: 5}}}}}"
+    path = served.sweep(HEAD + f"method: {method}\nrun_cap: 2\nparameters: {{x: {{value: 1}}, {nested}}}\n", cwd)
+    assert served.agent(path, cwd, poll=0.3).wait(150) == 0
+    runs = served.state(path)["runs"]
+    assert [run["state"] for run in runs] == ["finished"] * 2
+    for run in runs:
+        nest = json.loads(run["config"])["nest"]["value"]
+        assert json.loads(run["summaryMetrics"])["loss"] == nest["y"] + 6
+
+
+def test_a_finished_sweep_with_a_raised_cap_is_searched_on(served, cwd):  # noqa: F811
+    text = HEAD + "method: random\nparameters: {x: {min: 0.0, max: 1.0}}\nrun_cap: "
+    path = served.sweep(text + "1\n", cwd)
+    assert served.agent(path, cwd, poll=0.3).wait(150) == 0
+    assert served.state(path)["state"] == "FINISHED"
+    (cwd / "sweep.yaml").write_text(text + "2\n")
+    served.run(["wandb", "sweep", "--update", path, "sweep.yaml"], cwd)
+    assert served.agent(path, cwd, poll=0.3).wait(150) == 0
+    sweep = served.state(path)
+    assert (sweep["state"], len(sweep["runs"])) == ("FINISHED", 2)

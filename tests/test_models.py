@@ -10,6 +10,7 @@ import pytest
 from segmentation import models
 from segmentation.config import Config
 from segmentation.datasets import Patches, predict
+from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
 from segmentation.losses import LOSSES, SplitSums
 from segmentation.prepared import PreparedSet
@@ -113,7 +114,7 @@ def test_auto_precision_is_a_policy_of_keras():
 
 
 def test_an_unknown_backbone_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'resnet19'.*resnet18"):
+    with pytest.raises(UserError, match=r"'resnet19'.*resnet18"):
         models.build(Config(backbone="resnet19"), 64)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -11,11 +12,13 @@ import sys
 from pathlib import Path
 
 import cv2
+import damaged_images as images
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from segmentation import synthetic
+from segmentation.errors import UserError
 from segmentation.labels import CLASSES, COLORS, IGNORE, count, encode
 from segmentation.prepare import FILES, BadInputError, Options, main, prepare
 from segmentation.splits import OVERLAPPING
@@ -83,12 +86,12 @@ def save(path, pixels):
 @pytest.mark.parametrize("grid", ["cover", "crop"])
 def test_every_stored_patch_is_where_the_table_says(city, tmp_path, grid):
     prepare(city, tmp_path / "set", Options(patch_size=32, grid=grid))
-    images, masks = (np.load(tmp_path / "set" / name, mmap_mode="r") for name in ("images.npy", "masks.npy"))
+    stored, masks = (np.load(tmp_path / "set" / name, mmap_mode="r") for name in ("images.npy", "masks.npy"))
     rows = rows_of(tmp_path / "set")
-    assert images.shape == (len(rows), 32, 32, 3) and masks.shape == (len(rows), 32, 32)
-    assert images.dtype == masks.dtype == np.uint8
+    assert stored.shape == (len(rows), 32, 32, 3) and masks.shape == (len(rows), 32, 32)
+    assert stored.dtype == masks.dtype == np.uint8
     expected = []
-    for row, image, mask in zip(rows, images, masks, strict=True):
+    for row, image, mask in zip(rows, stored, masks, strict=True):
         tile, part, top, left = (int(row[name]) for name in ("tile", "part", "row", "column"))
         expected.append((tile, part, top, left))
         window = slice(top, top + 32), slice(left, left + 32)
@@ -140,8 +143,8 @@ def test_scale_keeps_the_grid_and_shrinks_the_patches(city, prepared, tmp_path):
     full, small = rows_of(prepared), rows_of(tmp_path / "set")
     place = ("tile", "part", "row", "column", "split")
     assert [[row[name] for name in place] for row in full] == [[row[name] for name in place] for row in small]
-    images, shrunk = (np.load(folder / "images.npy") for folder in (prepared, tmp_path / "set"))
-    mean = images.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4))
+    whole, shrunk = (np.load(folder / "images.npy") for folder in (prepared, tmp_path / "set"))
+    mean = whole.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4))
     assert shrunk.shape[1:] == (8, 8, 3) and np.abs(shrunk - mean).max() <= 0.5
 
 
@@ -242,6 +245,99 @@ def test_all_bad_files_are_told_at_once_before_anything_is_written(copy, tmp_pat
     assert f"{len(said) + 1} files cannot be used" in result.output  # and Tile 4's first mask, of resized colours
     assert ".DS_Store" not in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_what_only_decoding_finds_and_odd_files_are_lines(copy, tmp_path):
+    one, two = copy / "Tile 1", copy / "Tile 2"
+    said = {}
+
+    def spoiled(path, content, words):
+        path.unlink()
+        if content is None:
+            os.mkfifo(path)
+        else:
+            path.write_bytes(content)
+        said["/".join(path.parts[-3:])] = words
+
+    jpegs = sorted((one / "images").iterdir())
+    whole = [path.read_bytes() for path in jpegs]
+    half = [len(content) // 2 for content in whole]
+    spoiled(jpegs[0], whole[0][: half[0]] + b"\xff\xd9", "damaged JPEG")
+    spoiled(jpegs[1], whole[1][: half[1]] + bytes(500) + whole[1][half[1] + 500 :], "damaged JPEG")
+    spoiled(jpegs[2], whole[2][: half[2]] + bytes(2000) + whole[2][half[2] :], "damaged JPEG")
+    spoiled(jpegs[3], None, "not a regular file")
+    pngs = sorted((two / "masks").iterdir())
+    spoiled(pngs[0], images.png_of_size(65000, 65000), "65000x65000 px, and an image may have")
+    spoiled(pngs[1], pngs[1].read_bytes()[:20], "truncated PNG")
+    spoiled(pngs[2], pngs[2].read_bytes()[:8] + pngs[2].read_bytes()[33:], "does not begin with a header")
+    result = run(copy, tmp_path / "set", "--patch-size", 32)
+    assert result.exit_code == 1
+    lines = [line.strip() for line in result.output.splitlines()]
+    assert len(lines) == 1 + len(said)
+    for path, words in said.items():
+        assert any(line.startswith(f"{path}: ") and words in line for line in lines), (path, words, result.output)
+
+
+@pytest.mark.parametrize("name", ["tile 3", "Tile 03", "Tile3", "Tile ٣", "Tile  3", "TILE_3"])
+def test_a_folder_spelled_almost_like_a_tile_is_a_line(copy, tmp_path, name):
+    (copy / "Tile 3").rename(copy / name)
+    result = run(copy, tmp_path / "set", "--patch-size", 32)
+    assert result.exit_code == 1 and f"{name}: expected a name like 'Tile 3'" in result.output
+
+
+def test_image_and_mask_are_taken_as_stored_whatever_the_orientation(copy, prepared, tmp_path):
+    for path in copy.glob("Tile */images/*.jpg"):
+        path.write_bytes(images.turned(path.read_bytes()))
+    prepare(copy, tmp_path / "set", SMALL)
+    for name in ("images.npy", "masks.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / "set" / name), np.load(prepared / name))
+
+
+def test_the_manifest_holds_the_checksums_of_the_files(prepared):
+    files = json.loads((prepared / "manifest.json").read_text())["files"]
+    assert files == {name: hashlib.sha256((prepared / name).read_bytes()).hexdigest() for name in FILES[:-1]}
+
+
+def test_a_damaged_set_is_not_taken_for_a_prepared_one(city, tmp_path):
+    out = tmp_path / "set"
+    prepare(city, out, SMALL)
+    before = content_of(out)
+    (out / "masks.npy").write_bytes(before["masks.npy"][:-1])
+    damaged = run(city, out, "--patch-size", 32)
+    assert damaged.exit_code == 1 and f"{out / 'masks.npy'} is not the file that was prepared" in damaged.output
+    assert run(city, out, "--patch-size", 32, "--force").exit_code == 0 and content_of(out) == before
+
+
+@pytest.mark.parametrize("size", [0, 60, 400, 20_000, 100_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(city, tmp_path, size):
+    """Of the city: images.npy 885 kB, masks.npy 295 kB, patches.csv 24 kB, manifest.json 11 kB."""
+    with images.largest_file(size):
+        full = run(city, tmp_path / "set", "--patch-size", 32)
+    assert full.exit_code == 1 and full.output.startswith(f"Error: cannot write {tmp_path / 'set'}: File too large")
+    assert full.output.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["_write_table", "write_text", "rename"])
+def test_a_disk_that_fails_late_leaves_nothing(city, tmp_path, name, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"segmentation.prepare.{name}" if name.startswith("_") else f"pathlib.Path.{name}", full)
+    result = run(city, tmp_path / "set", "--patch-size", 32)
+    assert result.exit_code == 1 and "No space left on device" in result.output and result.output.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_impossible_place_is_one_line_before_any_image_is_read(city, tmp_path, monkeypatch):
+    monkeypatch.setattr("segmentation.prepare.find_parts", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "set", tmp_path / "file" / "a" / "b", tmp_path / ("x" * 300)):
+        refused = run(city, out, "--patch-size", 32)
+        assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), refused.output
+        assert refused.output.count("\n") == 1
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match=f"{tmp_path} is not writable"):
+        prepare(city, tmp_path / "set", SMALL)
 
 
 def test_unknown_colors_stop_or_are_ignored(copy, tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
+from segmentation.errors import UserError
 from segmentation.splits import OVERLAPPING, SPLITS, at_random, by_tiles, groups
 
 REAL = {  # pixels of Building, Land, Road, Vegetation, Water, Unlabeled and black in the real set's tiles, counted with np.unique
@@ -41,7 +42,7 @@ def test_whole_tiles_leave_no_leak_and_train_holds_all_classes(tiles):
     shown = np.array([sum(tiles[tile] for tile in unit)[:6] > 0 for unit in groups(list(tiles))])
     possible = any(np.delete(shown, pair, axis=0).any(axis=0).all() for pair in combinations(range(len(shown)), 2))
     if not possible:
-        with pytest.raises(ValueError, match="all six classes"):
+        with pytest.raises(UserError, match="all six classes"):
             by_tiles(tiles)
         return
     split = by_tiles(tiles)
@@ -69,13 +70,13 @@ def test_many_tiles_come_near_the_targets():
 
 
 def test_too_little_ground_says_the_way_out():
-    with pytest.raises(ValueError, match=r"make 2 groups .*--split random"):
+    with pytest.raises(UserError, match=r"make 2 groups .*--split random"):
         by_tiles({1: np.ones(7), 3: np.ones(7), 2: np.ones(7)})
 
 
 def test_an_absent_class_is_named():
     pixels = np.array([1, 1, 1, 1, 0, 1, 1])
-    with pytest.raises(ValueError, match="any Water"):
+    with pytest.raises(UserError, match="any Water"):
         by_tiles(dict.fromkeys((1, 2, 5, 6), pixels))
 
 
@@ -85,3 +86,8 @@ def test_random_agrees_with_sklearn(count):
     split = np.array(at_random(count))
     np.testing.assert_array_equal(np.flatnonzero(split == "val"), np.sort(val))
     np.testing.assert_array_equal(np.flatnonzero(split == "train"), np.sort(train))
+
+
+def test_a_single_patch_leaves_a_split_empty():
+    with pytest.raises(UserError, match="1 patch cannot be split"):
+        at_random(1)

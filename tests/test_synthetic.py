@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import damaged_images as images
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -119,3 +120,15 @@ def test_command_refuses_a_folder_in_use_and_draws_into_a_new_one(tmp_path):
     drawn = CliRunner().invoke(synthetic.main, [str(tmp_path / "new"), "--tiles", "4", "--size", "48"])
     assert drawn.exit_code == 0 and "4 tiles of 9 parts" in drawn.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
+
+
+def test_a_full_disk_and_an_impossible_folder_are_one_line_and_leave_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    command = ["--tiles", "4", "--size", "48"]
+    for out in (tmp_path / "file" / "city", tmp_path / ("x" * 300)):
+        refused = CliRunner().invoke(synthetic.main, [str(out), *command])
+        assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), refused.output
+    with images.largest_file(500):
+        full = CliRunner().invoke(synthetic.main, [str(tmp_path / "city"), *command])
+    assert full.exit_code == 1 and full.output.startswith("Error: cannot write") and full.output.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

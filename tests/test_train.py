@@ -14,9 +14,11 @@ import pytest
 import wandb
 
 import train
-from segmentation import callbacks, datasets, losses, models
+from segmentation import datasets, losses, models
+from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVE, Config
-from segmentation.ending import BadInput, RunEnded, Signals, memory_watched
+from segmentation.ending import RunEnded, Signals, memory_watched
+from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +66,7 @@ def test_a_run_records_one_whole_row_an_epoch(offline, tiny_set, tmp_path):
     folder = tmp_path / "runs" / "whole"
     best = min(rows, key=lambda row: row["val_loss"])["epoch"]
     assert state["files"] == {"last": "last-00003.keras", "best": f"best-{best:05d}.keras", "kept": "kept-00002.keras"}
-    assert {path.name for path in folder.iterdir()} == {"state.json", "predictions.png", *state["files"].values()}
+    assert {path.name for path in folder.iterdir()} == {"lock", "state.json", "predictions.png", *state["files"].values()}
 
 
 def test_same_seed_same_run_and_resumed_is_uninterrupted(offline, tiny_set):
@@ -108,18 +110,19 @@ def test_out_of_memory_of_every_kind_is_told_from_other_errors():
 
 def test_a_checkpoint_of_another_configuration_is_refused(offline, tiny_set):
     offline(tiny_set, "mine", epochs=1)
-    with pytest.raises(BadInput, match="batch_size differ"):
+    with pytest.raises(UserError, match="batch_size differ"):
         offline(tiny_set, "mine", epochs=2, batch_size=16)
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     model = models.build(Config(), 16)
     model.compile(keras.optimizers.Adam(0.001), losses.CrossEntropy())
-    checkpoint = callbacks.Checkpoint(tmp_path, {"seed": 0})
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.identify({"seed": 0, "precision": "float32"})
     checkpoint.save(model, {"epoch": 1, "val_loss": 1.0}, best=True, keep=False)
     (tmp_path / "part-last-00002.keras").write_bytes(b"half")
     (tmp_path / "part-state.json").write_text('{"rows": [')
-    again = callbacks.Checkpoint(tmp_path, {"seed": 0})
+    again = Checkpoint(tmp_path)
     assert again.epoch == 1 and again.load().count_params() == model.count_params()
     again.save(model, {"epoch": 2, "val_loss": 2.0}, best=False, keep=False)
     assert {path.name for path in tmp_path.glob("*.keras")} == {"last-00002.keras", "best-00001.keras"}

@@ -1,0 +1,228 @@
+"""The way of most users: `wandb login`, then train.py, sweeps and agents, with nothing but the client's own settings."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from account_helpers import ROOT, Account
+
+FAST = ["--learning-rate=0.002", "--batch-size=32", "--seed=1"]
+SETTINGS = ".config/wandb/settings"
+
+
+def train(data: Path, *options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), f"--data={data}", *FAST, *options]
+
+
+def write_settings(home: Path, **values: str) -> None:
+    file = home / SETTINGS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+
+
+def by_login(account: Account, home: Path) -> dict:
+    account.login(home)
+    return {}
+
+
+def by_login_to_a_host(account: Account, home: Path) -> dict:
+    done = account.run(sys.executable, "-m", "wandb", "login", "--host", account.plain_url, account.key, home=home)
+    assert done.returncode == 0, done.stderr
+    return {}
+
+
+def by_environment(account: Account, home: Path) -> dict:
+    return {"WANDB_API_KEY": account.key}
+
+
+def by_settings_file(account: Account, home: Path) -> dict:
+    write_settings(home, api_key=account.key, project="from-the-settings", entity="loopback")
+    return {}
+
+
+@pytest.mark.parametrize("log_in", [by_login, by_login_to_a_host, by_environment, by_settings_file])
+def test_a_run_reaches_the_account(account, tiny_set, tmp_path, log_in):
+    home = tmp_path / "home"
+    extra = log_in(account, home)
+    run_id = f"reached-{log_in.__name__.replace('_', '-')}"
+    done = account.run(*train(tiny_set, "--epochs=1"), home=home, WANDB_RUN_ID=run_id, **extra)
+    assert done.returncode == 0, done.stdout + done.stderr
+    project = "from-the-settings" if log_in is by_settings_file else "aerial-sweeps"
+    run = next(run for run in account.runs(project) if run["name"] == run_id)
+    assert (run["state"], run["history_lines"]) == ("finished", 1)
+    assert json.loads(run["summary"])["status"] == "finished"
+    if log_in is not by_login_to_a_host:
+        assert account.asked  # through the proxy, under the client's own name for the service
+
+
+def nobody(account: Account, home: Path) -> str:
+    return "nobody is logged in"
+
+
+def offline_by_choice(account: Account, home: Path) -> str:
+    account.login(home)
+    assert account.run("wandb", "offline", home=home).returncode == 0
+    return ""
+
+
+@pytest.mark.parametrize("choose", [nobody, offline_by_choice])
+def test_a_run_stays_on_this_machine(account, tiny_set, tmp_path, choose):
+    home = tmp_path / "home"
+    home.mkdir()
+    words = choose(account, home)
+    before = len(account.runs("aerial-sweeps"))
+    done = account.run(*train(tiny_set, "--epochs=1"), home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(account.runs("aerial-sweeps")) == before
+    assert list((home / "wandb").glob("offline-run-*"))
+    assert words in done.stdout and ("nobody is logged in" in done.stdout) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"WANDB_API_KEY": "0" * 40}, ["does not accept this login", "wandb login --relogin", "WANDB_MODE=offline"]),
+        ({"WANDB_API_KEY": "0" * 40, "HTTPS_PROXY": "http://127.0.0.1:9"}, ["check the network", "WANDB_MODE=offline"]),
+        ({"WANDB_API_KEY": "short"}, ["40+ characters", "wandb login"]),
+        ({"WANDB_MODE": "online"}, ["wandb login", "WANDB_API_KEY"]),
+        ({"WANDB_RUN_ID": "a/b"}, ["WANDB_RUN_ID='a/b'"]),
+        ({"WANDB_RUN_ID": ".."}, ["WANDB_RUN_ID='..'"]),
+    ],
+    ids=["wrong key", "no network", "short key", "no key", "id with a slash", "id of a folder"],
+)
+def test_what_the_account_refuses_is_one_line(account, tiny_set, tmp_path, extra, words):
+    home = tmp_path / "home"
+    started = time.monotonic()
+    done = account.run(*train(tiny_set, "--epochs=1"), home=home, **extra)
+    assert time.monotonic() - started < 30  # about 6 s on a quiet machine
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    error = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(error) == 1 and all(word in error[0] for word in words), done.stderr
+    assert not (home / "runs").exists()
+
+
+class Machine:
+    """One machine of an account: its own home and folder, logged in."""
+
+    def __init__(self, account: Account, folder: Path, data: Path, **extra: str):
+        self.account, self.home, self.data, self.extra = account, folder, data, extra
+        account.login(folder)
+
+    def start(self, run_id: str, *options: str) -> subprocess.Popen:
+        environment = self.account.environment(
+            self.home, WANDB_RUN_ID=run_id, WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1", **self.extra
+        )
+        return subprocess.Popen(
+            train(self.data, *options),
+            env=environment,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, run_id: str, *options: str) -> str:
+        process = self.start(run_id, *options)
+        output = process.communicate(timeout=240)[0]
+        assert process.returncode == 0, output
+        return output
+
+
+def rows(account: Account, run_id: str) -> list[dict]:
+    run = next((run for run in account.runs("aerial-sweeps") if run["name"] == run_id), None)
+    found = account.store.all("SELECT row FROM history WHERE run_id = ? ORDER BY line", run["id"]) if run else []
+    return [json.loads(row["row"]) for row in found]
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 150
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.1)
+
+
+def check_one_training(account: Account, run_id: str, epochs: int) -> None:
+    """What holds for every history: one row per epoch, a best loss that never rises, and weights of the best row."""
+    history = rows(account, run_id)
+    assert [row["_step"] for row in history] == list(range(1, epochs + 1))
+    losses = [row["val_loss"] for row in history]
+    assert [row["best_val_loss"] for row in history] == [min(losses[: i + 1]) for i in range(epochs)]
+    run = next(run for run in account.runs("aerial-sweeps") if run["name"] == run_id)
+    summary = json.loads(run["summary"])
+    assert summary["best_val_loss"] == min(losses) and summary["status"] == run["state"] == "finished"
+    metadata = account.store.value("SELECT metadata FROM artifacts WHERE run_id = ? ORDER BY id DESC", run["id"])
+    best = json.loads(metadata)
+    row = history[best["epoch"] - 1]
+    assert best["val_loss"] == min(losses) == row["val_loss"] and best["val_accuracy"] == row["val_accuracy"]
+
+
+@pytest.mark.parametrize("upload", ["5", "0"], ids=["with its checkpoint", "without"])
+def test_a_preempted_run_moves_to_another_machine(account, tiny_set, tmp_path, upload):
+    run_id = f"moved-{upload}"
+    first = Machine(account, tmp_path / "first", tiny_set, AERIAL_UPLOAD_MINUTES=upload)
+    process = first.start(run_id, "--epochs=500")
+    wait_for(lambda: len(rows(account, run_id)) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    before = rows(account, run_id)
+    epochs = len(before) + 2
+    second = Machine(account, tmp_path / "second", tiny_set, TF_ENABLE_ONEDNN_OPTS="0")
+    output = second.finish(run_id, f"--epochs={epochs}")
+    assert "Tried to log to step" not in output  # the client's warning about rows that it drops
+    check_one_training(account, run_id, epochs)
+    same = rows(account, run_id)[: len(before)] == before
+    assert same == (upload == "5") == ("resuming from the uploaded checkpoint" in output)
+    assert ("the history is started over" in output) == (upload == "0")
+
+
+def test_a_killed_run_moves_and_moves_back(account, tiny_set, tmp_path):
+    """Killed between two uploads, resumed elsewhere from the older checkpoint, then again where the newer one lies."""
+    first = Machine(account, tmp_path / "first", tiny_set, AERIAL_UPLOAD_MINUTES="0.01")
+    process = first.start("killed-moved", "--epochs=500")
+    uploaded = (
+        "SELECT COUNT(*) FROM files f JOIN runs r ON r.id = f.run_id WHERE r.name = 'killed-moved' AND f.name = 'checkpoint.zip'"
+    )
+    wait_for(lambda: account.store.value(uploaded), process)
+    process.kill()
+    process.communicate()
+    second = Machine(account, tmp_path / "second", tiny_set, TF_ENABLE_ONEDNN_OPTS="0")
+    reached = len(rows(account, "killed-moved")) + 2
+    output = second.finish("killed-moved", f"--epochs={reached}")
+    assert "resuming from the uploaded checkpoint" in output
+    check_one_training(account, "killed-moved", reached)
+    Machine(account, tmp_path / "first", tiny_set).finish("killed-moved", f"--epochs={reached + 1}")
+    check_one_training(account, "killed-moved", reached + 1)
+
+
+def test_a_run_is_not_resumed_on_other_data(account, tiny_set, tmp_path):
+    from conftest import run_module
+
+    run_module("segmentation.synthetic", tmp_path / "city", "--size", "64", "--seed", "9")
+    run_module("segmentation.prepare", tmp_path / "city", tmp_path / "other", "--patch-size", "32", "--grid", "crop")
+    Machine(account, tmp_path / "first", tiny_set).finish("own-data", "--epochs=1")
+    before = next(run for run in account.runs("aerial-sweeps") if run["name"] == "own-data")
+    process = Machine(account, tmp_path / "second", tmp_path / "other").start("own-data", "--epochs=2")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "Traceback" not in output
+    assert "run own-data was trained on the data set" in output and "AERIAL_DATA" in output
+    after = next(run for run in account.runs("aerial-sweeps") if run["name"] == "own-data")
+    assert before == after
+
+
+def test_one_data_set_is_one_version_on_all_machines(account, tiny_set, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_set, tmp_path / "copy")
+    for number, data in enumerate((tiny_set, tmp_path / "copy")):
+        Machine(account, tmp_path / f"machine-{number}", data).finish(f"version-{number}", "--epochs=1")
+    sql = (
+        "SELECT COUNT(DISTINCT u.artifact_id) FROM uses u JOIN runs r ON r.id = u.run_id JOIN artifacts a ON a.id = u.artifact_id"
+        " JOIN collections c ON c.id = a.collection_id WHERE c.name = 'prepared' AND r.name LIKE 'version-%'"
+    )
+    assert account.store.value(sql) == 1
