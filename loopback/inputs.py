@@ -55,8 +55,8 @@ REFUSED = {  # field: the values that change nothing, and why any other one is r
     "CreateArtifactInput.ttlDurationSeconds": ((-1, -2), "versions are kept until somebody deletes them"),
     "UpdateArtifactInput.ttlDurationSeconds": ((-1, -2), "versions are kept until somebody deletes them"),
     "TagInput.attributes": ((), "a tag is a name"),
-    "UpsertSweepInput.launchScheduler": (("{}",), "launch queues are not served: start `wandb agent`"),
-    "UpsertSweepInput.templateVariableValues": (("{}",), "launch queues are not served: start `wandb agent`"),
+    "UpsertSweepInput.launchScheduler": (("{}", "null"), "launch queues are not served: start `wandb agent`"),
+    "UpsertSweepInput.templateVariableValues": (("{}", "null"), "launch queues are not served: start `wandb agent`"),
 }
 
 

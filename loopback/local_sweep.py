@@ -284,7 +284,7 @@ def _complain(crew: supervise.Crew, sweep: progress.Sweep) -> None:
     failed = sweep.count("failed") >= HOPELESS
     gave_up = any(member.falls and member.process.returncode == 0 for member in crew.members)  # as the client's agent does
     if (failed or gave_up) and not _anything_done(sweep) and not any(run.rows for run in sweep.runs):
-        raise UserError(f"the first runs all failed; {_last_words(crew)}")
+        raise UserError(f"all of the first runs failed; {_last_words(crew)}")
 
 
 def _read(server: Server, path: str) -> progress.Sweep | None:

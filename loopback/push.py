@@ -30,19 +30,20 @@ def local_runs(folder: Path) -> dict[str, list[Path]]:
 def push(folder: Path, target: str, wanted: set[str] | None = None) -> list[str]:
     """Syncs to ENTITY/PROJECT what was not synced there before, or only `wanted` ids; the ids that were sent.
 
+    A run that was continued after its last push has a new directory, which is sent alone.
     The environment must lead to the account: a key from `wandb login` or in WANDB_API_KEY. PushError if it does not.
     """
     entity, _, project = target.partition("/")
     record = folder / "pushed.json"
     sent = json.loads(record.read_text()) if record.exists() else {}
-    already = set(sent.get(target, []))
-    todo = {name: paths for name, paths in local_runs(folder).items() if name not in already}
-    todo = {name: paths for name, paths in todo.items() if wanted is None or name in wanted}
-    names = list(todo)
+    already = set(sent.get(target, []))  # names of directories; earlier versions wrote the ids of runs
+    found = {name: paths for name, paths in local_runs(folder).items() if name not in already}
+    todo = {name: [path for path in paths if path.name not in already] for name, paths in found.items()}
+    names = [name for name, paths in todo.items() if paths and (wanted is None or name in wanted)]
     for start in range(0, len(names), BATCH):
-        batch = names[start : start + BATCH]
-        _sync([path for name in batch for path in todo[name]], folder, entity, project)
-        already.update(batch)
+        paths = [path for name in names[start : start + BATCH] for path in todo[name]]
+        _sync(paths, folder, entity, project)
+        already.update(path.name for path in paths)
         record.write_text(json.dumps(sent | {target: sorted(already)}, indent=1))
     return names
 

@@ -52,11 +52,17 @@ def upsert_bucket(_source, info, input: dict) -> dict:
     return {"bucket": store.one(f"{RUNS} WHERE r.id = ?", run["id"]), "inserted": opened}
 
 
+def _noted(config: dict) -> dict:
+    """What the client noted about itself in a run's configuration."""
+    noted = config.get("_wandb", {}).get("value")
+    return noted if isinstance(noted, dict) else {}
+
+
 def _refuse_fork(config: dict, name: str | None) -> None:
     """NotServedError if the client says that the run begins as a copy of another one (`fork_from`)."""
-    noted = config.get("_wandb", {}).get("value", {})
-    origin = (noted.get("branch_point") or {}).get("run_id", name)
-    if name and origin != name:
+    branch_point = _noted(config).get("branch_point")
+    origin = branch_point.get("run_id") if isinstance(branch_point, dict) else None
+    if name and origin and origin != name:
         raise inputs.NotServedError(
             f"loopback does not serve fork_from: run {name} would begin with the history of {origin}; "
             f"start a new run, or rewind {origin} itself by resume_from"
@@ -193,8 +199,7 @@ def alert(_source, info, input: dict) -> dict:
 
 def _wandb_config(source, _info, keys=None) -> str:
     """What the client noted about itself; without `t` the run was not started yet."""
-    noted = json.loads(source["config"]).get("_wandb", {}).get("value")
-    noted = noted if isinstance(noted, dict) else {}
+    noted = _noted(json.loads(source["config"]))
     return dumps({key: noted[key] for key in keys or noted if key in noted})
 
 

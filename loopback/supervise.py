@@ -23,7 +23,6 @@ class Member:
     command: list[str]
     environment: dict[str, str]
     log: Path
-    held: tuple[int, ...] = ()  # locked files (descriptors) that stay locked until the process has ended
     counted: bool = False  # it ends by itself after its share of runs
     delay: float = 0.0  # seconds until its first start
     process: subprocess.Popen | None = None
@@ -31,6 +30,7 @@ class Member:
     falls: int = 0
     due: float = field(default=0.0)
     state: str = "waiting"  # waiting, alive, done, fallen
+    held: tuple[int, ...] = ()  # locked files (descriptors) that stay locked until the process has ended
 
     def start(self, cwd: Path | None = None) -> None:
         """Starts the process in a session of its own, so that a Ctrl-C at the terminal reaches only us."""

@@ -71,3 +71,11 @@ def test_aliases_protect_a_version(served, api, tmp_path):  # noqa: F811
     with pytest.raises(Exception, match="alias"):
         api.artifact("loopback/art/held:latest").delete()
     assert checksum("held") in objects(served)
+
+
+def test_a_run_is_deleted_with_its_artifacts(served, api, tmp_path):  # noqa: F811
+    served.python(LOG, tmp_path, "with-run", "gone")
+    run = api.artifact("loopback/art/with-run:latest").logged_by()
+    run.delete(delete_artifacts=True)
+    assert checksum("gone") not in objects(served)
+    assert not api.artifact_exists("loopback/art/with-run:latest")

@@ -1,5 +1,6 @@
 """`python -m loopback sweep|exec|push|agents`, as somebody uses them who has never heard of W&B."""
 
+import json
 import os
 import re
 import signal
@@ -152,6 +153,7 @@ def test_exec_passes_on_status_and_environment(tmp_path):
 
 
 def test_a_yaml_that_is_refused_is_explained(tmp_path):
+    (tmp_path / "x.py").touch()
     (tmp_path / "sweep.yaml").write_text("method: bayes\nprogram: x.py\nparameters: {a: {min: 0.0, max: 1.0}}\n")
     done = loopback(tmp_path, "sweep", "sweep.yaml")
     assert done.returncode == 1
@@ -187,6 +189,35 @@ def test_push_takes_runs_to_another_server(tmp_path):
         assert '"loss":3' in edge["node"]["summaryMetrics"]
         assert loopback(tmp_path, "push", "team/there", environment=away).stdout.startswith("0 runs")
         assert list(push.local_runs(tmp_path / ".loopback")) == ["moves"]
+    finally:
+        account.stop()
+
+
+PARTS = """
+import sys
+import wandb
+
+with wandb.init(project="here", id="parts", resume="allow") as run:
+    for step in map(int, sys.argv[1:]):
+        run.log({"loss": 10 * step}, step=step)
+"""
+
+
+@pytest.mark.parametrize("pushes", ["after each part", "at the end"])
+def test_push_takes_the_continuation_of_a_run(tmp_path, pushes):
+    (tmp_path / "train.py").write_text(PARTS)
+    account = Served(tmp_path / "account").start()
+    away = {"WANDB_BASE_URL": account.server.url, "WANDB_API_KEY": account.server.key}
+    try:
+        for steps in (["1", "2", "3"], ["4", "5"]):
+            assert loopback(tmp_path, "exec", "--", "python", "train.py", *steps).returncode == 0
+            if pushes == "after each part" or "5" in steps:
+                done = loopback(tmp_path, "push", "team/there", environment=away)
+                assert done.stdout.strip() == "1 runs taken to team/there", done.stderr
+        query = '{ project(entityName: "team", name: "there") { run(name: "parts") { state history summaryMetrics } } }'
+        run = account.ask(query)["project"]["run"]
+        assert [json.loads(row)["loss"] for row in run["history"]] == [10, 20, 30, 40, 50]
+        assert (run["state"], json.loads(run["summaryMetrics"])["loss"]) == ("finished", 50)
     finally:
         account.stop()
 

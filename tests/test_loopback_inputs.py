@@ -1,7 +1,10 @@
 """What clients may send: each input of the schema is read, harmless, or refused by its name."""
 
 import inspect
+import json
 import textwrap
+import urllib.error
+import urllib.request
 from functools import partial
 
 import pytest
@@ -114,3 +117,24 @@ def test_the_client_is_refused_by_name(server, tmp_path, name):
     assert done.returncode != 0
     assert name in done.stdout + done.stderr
     assert any(name in what for what in server.health()["unknown_names"])  # an operator sees it, too
+
+
+def test_automations_are_refused_by_name(server, tmp_path):
+    code = "import wandb\nlist(wandb.Api().automations(entity='loopback'))\n"
+    done = server.python(code, tmp_path, check=False)
+    assert done.returncode != 0
+    assert any("rigger" in what or "utomation" in what for what in server.health()["unknown_names"])
+
+
+@pytest.mark.parametrize("noted", [5, {"value": 5}, {"value": {"branch_point": 5}}, {"value": {"branch_point": {}}}])
+def test_an_odd_note_of_the_client_is_no_error_of_the_server(server, noted):
+    query = """mutation B($c: JSONString) { upsertBucket(input: {modelName: "odd", name: "one", config: $c}) { inserted } }"""
+    body = json.dumps({"query": query, "variables": {"c": json.dumps({"_wandb": noted})}}).encode()
+    headers = {"Authorization": f"Bearer {server.server.key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.server.url}/graphql", body, headers)  # noqa: S310  our own server
+    try:
+        status = urllib.request.urlopen(request, timeout=60).status  # noqa: S310
+    except urllib.error.HTTPError as error:
+        status = error.code
+    assert status < 500
+    assert "Traceback" not in server.log()

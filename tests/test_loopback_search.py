@@ -1,5 +1,6 @@
 """What the server decides, without processes: searches, queues, lost agents, what is remembered after a restart."""
 
+import base64
 import json
 import math
 import time
@@ -240,6 +241,18 @@ def test_memory_is_rebuilt_from_the_store(tmp_path):
     fresh = Search(first.store).refresh(row, config).runs
     assert [one.metric_history("loss") for one in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
     assert {key: one.model_dump() for key, one in told.items()} == {key: t.model_dump() for key, t in fresh.items()}
+
+
+def test_an_id_of_another_kind_is_refused(lab):
+    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
+    run = start(lab, lab.agent(sweep))
+    number = lab.run_of(sweep, run)["id"]
+    context = Context(lab.store, lab.search, Links("http://test", "k" * 40))
+    query = "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }"
+    for other in (f"Sweep:{number}", f"Agent:{number}", base64.b64encode(f"Sweep:{number}".encode()).decode()):
+        status, reply, *_ = answer(context, lab.unknown, {"query": query, "variables": {"i": other}})
+        assert (status, reply["errors"][0]["message"]) == (404, f"{other} is no id of a run")
+    assert lab.run_of(sweep, run) is not None
 
 
 def test_a_deleted_run_is_forgotten(lab):
