@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loopback.errors import UserError
+
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled every time
 HEALTHY = 600.0  # seconds after which an agent counts as having worked, and its pause starts over
 MOST_FALLS = 6  # in a row, each sooner than HEALTHY: then something is wrong with the program, not with the machine
@@ -173,7 +175,10 @@ def devices(wanted: str | None) -> list[str | None]:
     if not wanted:
         return [None]
     if wanted != "all":
-        return [device.strip() for device in wanted.split(",")]
+        listed = [device.strip() for device in wanted.split(",")]
+        if not all(listed):
+            raise UserError(f"--gpus {wanted!r} names no GPU between two commas; name them: --gpus 0,1")
+        return listed
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:
         return visible.split(",")
@@ -181,9 +186,9 @@ def devices(wanted: str | None) -> list[str | None]:
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()
     except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1") from error
+        raise UserError(f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1") from error
     if not listed:
-        raise ValueError("nvidia-smi lists no GPU; leave --gpus out")
+        raise UserError("nvidia-smi lists no GPU; leave --gpus out")
     return listed
 
 
