@@ -316,12 +316,16 @@ def _logs(server: Server, path: str) -> Path:
     return server.folder / "logs" / path.rpartition("/")[2]
 
 
+OF_THE_CLIENT = re.compile(r"---|wandb: |\t|\S+ \S+ - wandb\.")  # lines of an agent's log that no script wrote
+
+
 def _last_words(crew: supervise.Crew) -> str:
     """Where the log of the first agent is, and the end of what its scripts wrote there."""
     member = next(member for member in crew.members if member.name.startswith("agent"))
-    text = member.log.read_text(errors="replace") if member.log.exists() else ""
+    text = member.output
     start = text.rfind("Traceback")
-    lines = text[start:].splitlines()[:15] if start >= 0 else text.splitlines()[-10:]
+    lines = text[max(start, 0) :].splitlines()
+    lines = lines[:15] if start >= 0 else [line for line in lines if not OF_THE_CLIENT.match(line)][-10:]
     return "\n".join([f"{member.log} says", *lines])
 
 

@@ -32,12 +32,15 @@ class Member:
     falls: int = 0
     due: float = field(default=0.0)
     state: str = "waiting"  # waiting, alive, done, fallen
+    log_start: int | None = None  # bytes in the log before the first start
     held: tuple[int, ...] = ()  # locked files (descriptors) that stay locked until the process has ended
 
     def start(self, cwd: Path | None = None) -> None:
         """Starts the process in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
+            if self.log_start is None:
+                self.log_start = log.tell()
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(self.command)}\n")
             log.flush()
             self.process = subprocess.Popen(
@@ -51,6 +54,11 @@ class Member:
                 start_new_session=True,
             )
         self.started, self.state = time.monotonic(), "alive"
+
+    @property
+    def output(self) -> str:
+        """What the process wrote to its log, over all its starts."""
+        return self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.process else ""
 
     def fell(self) -> None:
         """Plans the next start, or none after too many falls in a row."""
