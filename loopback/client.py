@@ -5,8 +5,10 @@ import json
 import urllib.error
 import urllib.request
 
+from loopback.errors import UserError
 
-class AskError(Exception):
+
+class AskError(UserError):
     """The server did not answer, or answered with an error."""
 
 

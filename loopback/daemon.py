@@ -31,10 +31,6 @@ logger = logging.getLogger("loopback")
 PATIENCE = 60.0  # seconds until a server that was started must answer
 
 
-class ServerError(Exception):
-    """The server of a store cannot be reached or started."""
-
-
 @dataclass
 class Server:
     """A server that answers at `url` for the store in `folder`."""
@@ -81,7 +77,7 @@ def _recorded(folder: Path) -> dict:
 def listen(folder: Path, host: str, port: int | None) -> socket.socket:
     """A socket to serve on: at `port`, else where this store was served last, else at any free port.
 
-    ServerError if `port` was asked for and is taken, UserError if `host` is empty.
+    UserError if `port` was asked for and is taken, or if `host` is empty.
     """
     if not host:
         raise UserError("--host is empty, which would mean every address of this machine; give one, such as 127.0.0.1")
@@ -96,7 +92,7 @@ def listen(folder: Path, host: str, port: int | None) -> socket.socket:
         except (OSError, OverflowError) as error:
             listener.close()
             problem = getattr(error, "strerror", None) or error
-    raise ServerError(f"cannot listen on {host}:{port}: {problem}; choose another --port or --host")
+    raise UserError(f"cannot listen on {host}:{port}: {problem}; choose another --port or --host")
 
 
 def last_port(folder: Path) -> int:
@@ -119,7 +115,7 @@ def announce(folder: Path, host: str, port: int) -> str:
 
 
 def start(folder: Path) -> Server:
-    """Starts a server in the background. ServerError, with the end of its log, if it does not come up."""
+    """Starts a server in the background. UserError, with the last line of its log, if it does not come up."""
     command = [sys.executable, "-m", "loopback", "serve", "--dir", str(folder), "--while-used"]
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(
@@ -132,8 +128,9 @@ def start(folder: Path) -> Server:
         if process.poll() is not None and find(folder) is None:
             break
         time.sleep(0.1)
-    end = "".join((folder / "server.log").read_text().splitlines(keepends=True)[-5:])
-    raise ServerError(f"the server did not come up:\n{end}")
+    log = folder / "server.log"
+    last_line = next(iter(log.read_text(errors="replace").splitlines()[-1:]), "it says nothing")
+    raise UserError(f"the server did not start; the last line of {log} is:\n{last_line.removeprefix('Error: ')}")
 
 
 def _environment() -> dict[str, str]:
@@ -145,11 +142,37 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def joined(folder: Path) -> Iterator[Server]:
     """The server of the store, found or started, for as long as the block lasts."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = folder.resolve()
-    with (folder / "users").open("a") as users:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder.resolve()
+        users = (folder / "users").open("a")
+    except OSError as error:
+        message = f"cannot keep a store in {folder}: {error.strerror} ({error.filename}); choose another --dir"
+        raise UserError(message) from error
+    with users:
         fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is just ending
         yield find(folder) or start(folder)
+
+
+def read_record(file: Path, kind: type, remedy: str) -> dict:
+    """The JSON object that a command wrote to `file`; empty if there is no file.
+
+    UserError, which ends with `remedy`, for anything but an object of `kind`s.
+    """
+    try:
+        found = json.loads(file.read_text()) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); {remedy}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, kind) for value in found.values()):
+        raise UserError(f"{file} is damaged (unexpected content); {remedy}")
+    return found
+
+
+def write_record(file: Path, content: dict) -> None:
+    """Writes a JSON object to `file`, all of it or nothing."""
+    part = file.with_name(f"part-{file.name}")
+    part.write_text(json.dumps(content, indent=1))
+    part.replace(file)
 
 
 def unused(folder: Path):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import yaml
 
 from loopback import progress, supervise
 from loopback.client import AskError, ask
-from loopback.daemon import Server, environment
+from loopback.daemon import Server, environment, read_record, write_record
 from loopback.errors import UserError
 from loopback.store import DEFAULT_PROJECT
 
@@ -26,6 +27,9 @@ HOPELESS = 5  # failed runs, and no other, after which we stop
 ANSWER_SECONDS = 8.0  # for the first answer of a server
 LEFTOVER_SECONDS = 60.0  # within which the agents of a killed command have ended
 STAGGER = 1.0  # seconds between the starts of two agents
+METHODS = ("grid", "random", "bayes", "custom")
+LONGEST_PROJECT, NOT_IN_PROJECT = 128, "/\\#?%:"
+PROJECT_RULE = f"it has 1 to {LONGEST_PROJECT} characters, none of {' '.join(NOT_IN_PROJECT)}; the entity is a key of its own"
 
 
 @dataclass
@@ -40,41 +44,76 @@ class Plan:
     gpus: list[str | None]
 
 
-def known_sweeps(file: Path) -> dict[str, str]:
-    """Checksum of a YAML -> path of the sweep made from it. UserError for a damaged file."""
-    try:
-        known = json.loads(file.read_text()) if file.exists() else {}
-        if not isinstance(known, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}); remove it to start each sweep as a new one") from error
-    return known
+def is_project(name: str) -> bool:
+    """Whether W&B takes `name` as the name of a project. PROJECT_RULE says in words what it takes."""
+    return 0 < len(name) <= LONGEST_PROJECT and not set(name) & set(NOT_IN_PROJECT)
 
 
 def read_config(file: Path) -> dict:
     """The sweep's YAML. UserError, in one line, for a file that cannot be one or cannot work here."""
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        json.dumps(config, sort_keys=True, default=str)
+        text = file.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        config = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        where = f"{file}, line {error.problem_mark.line + 1}"
+        raise UserError(f"{where}: {error.problem}; correct the YAML") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}, line {mark.line + 1}" if mark else str(file)
-        raise UserError(f"{where}: {getattr(error, 'problem', None) or error}; correct the YAML") from error
+        raise UserError(f"{file}: {' '.join(str(error).split())}; correct the YAML") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from error
-    except TypeError as error:
-        raise UserError(f"{file}: a key is no text ({error}); put it in quotes") from error
     if not isinstance(config, dict):
         raise UserError(f"{file} is no sweep: it must be a YAML mapping with method, parameters and so on")
-    shapes = {"project": str, "controller": dict, "scheduler": dict, "parameters": dict, "program": str, "command": list}
-    for name, kind in shapes.items():
-        if name in config and not isinstance(config[name], kind):
-            words = {str: "text", dict: "a mapping", list: "a list"}[kind]
-            raise UserError(f"{file}: {name}: {config[name]!r} is not {words}")
-    if "/" in config.get("project", ""):
-        raise UserError(f"{file}: project: {config['project']!r} must not contain '/'; the entity is a key of its own")
+    lines = _lines_of_keys(file, root)
+    for name, problem in _mistakes(config):
+        where = f"{file}, line {lines[name]}" if name in lines else str(file)
+        raise UserError(f"{where}: {problem}")
     _check_program(file, config)
     return config
+
+
+def _lines_of_keys(file: Path, root: yaml.MappingNode) -> dict[str, int]:
+    """Key of the YAML's outermost mapping -> its line. UserError for a key, at any depth, that is not text."""
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        for key, value in node.value:
+            nodes.append(value)
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                where = f"{file}, line {key.start_mark.line + 1}"
+                raise UserError(f"{where}: the key {key.value} is not text; put it in quotes")
+    return {key.value: key.start_mark.line + 1 for key, _value in root.value}
+
+
+SHAPES = {  # what the keys of a sweep hold, if it has them
+    "project": (str, "text"),
+    "controller": (dict, "a mapping"),
+    "scheduler": (dict, "a mapping"),
+    "parameters": (dict, "a mapping"),
+    "metric": (dict, "a mapping"),
+    "program": (str, "text"),
+    "command": (list, "a list"),
+}
+
+
+def _mistakes(config: dict) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with its value) for everything that can be seen in the YAML alone."""
+    for name, (kind, words) in SHAPES.items():
+        if name in config and not isinstance(config[name], kind):
+            yield name, f"{name}: {config[name]!r} is not {words}"
+    if "project" in config and not is_project(config["project"]):
+        yield "project", f"project: {config['project']!r} is no name of a project: {PROJECT_RULE}"
+    if config.get("method") not in METHODS:
+        yield "method", f"method: {config.get('method')!r} is none of {', '.join(METHODS)}"
+    if not config.get("parameters") and not config.get("scheduler"):
+        yield "parameters", "parameters: there are none; name at least one, with its values"
+    for name, parameter in (config.get("parameters") or {}).items():
+        if not isinstance(parameter, dict):
+            yield "parameters", f"parameters: {name}: {parameter!r} is not a mapping such as {{values: [1, 2]}}"
 
 
 def _check_program(file: Path, config: dict) -> None:
@@ -96,29 +135,28 @@ def register(server: Server, plan: Plan) -> tuple[str, bool]:
     UserError with the client's own words if the YAML is refused.
     """
     record = server.folder / "sweeps.json"
-    sweeps = known_sweeps(record)
+    sweeps = read_record(record, str, "remove it to start each sweep as a new one")
     config = read_config(plan.file)
     project = plan.project or config.get("project") or DEFAULT_PROJECT
     mark = hashlib.sha256(json.dumps([project, config], sort_keys=True, default=str).encode()).hexdigest()
     known_path = None if plan.fresh else sweeps.get(mark)
-    if known_path and progress.read(server.url, server.key, known_path).state != "CANCELED":
+    known = progress.read(server.url, server.key, known_path) if known_path else None
+    if known and known.state != "CANCELED":
         return known_path, False
     command = [sys.executable, "-m", "wandb", "sweep", "--project", project, str(plan.file)]
     made = subprocess.run(command, env=environment(server), capture_output=True, text=True)
     said = made.stdout + made.stderr
     found = re.search(r"wandb agent '?([^\s'/]+/[^/\n]+/[a-z0-9]+)", said)
     if made.returncode or not found:
-        raise UserError(f"W&B's client refuses {plan.file}:\n{said.strip()}")
-    sweeps[mark] = found[1]
-    part = record.with_name("part-sweeps.json")
-    part.write_text(json.dumps(sweeps, indent=1))
-    part.replace(record)
+        last_line = said.strip().splitlines()[-1] if said.strip() else "it does not say why"
+        raise UserError(f"{plan.file} is refused by W&B's client: {last_line}")
+    write_record(record, sweeps | {mark: found[1]})
     return found[1], True
 
 
 def members(server: Server, plan: Plan, path: str) -> list[supervise.Member]:
     """The agents, one after the other round the GPUs; before them a scheduler or controller if the YAML wants one."""
-    base, logs = environment(server, plan.project), server.folder / "logs" / path.rpartition("/")[2]
+    base, logs = environment(server, plan.project), _logs(server, path)
     config, python = yaml.safe_load(plan.file.read_text()), sys.executable
     found = []
     if config.get("scheduler"):
@@ -199,19 +237,23 @@ def tend(crew: supervise.Crew) -> list[supervise.Member]:
     return crew.fallen
 
 
-def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
-    """Runs the sweep until it is over, or its agents are; (its last state, whether all went well).
+def run(server: Server, plan: Plan) -> progress.Sweep:
+    """Runs the sweep until it is over, or its agents are; returns its last state.
 
-    KeyboardInterrupt ends the agents and their runs before it goes on.
+    KeyboardInterrupt ends the agents and their runs before it is raised again.
+    UserError if no run ended well: of those that this command ran, or of all where it ran none.
     """
     path, new = register(server, plan)
     click.echo(f"{'running' if new else 'going on with'} sweep {path}", err=True)
     sweep = progress.read(server.url, server.key, path)
     if sweep.over:
         click.echo("it is finished; --new starts it once more", err=True)
-        return sweep, True
+        if not _anything_done(sweep.runs):
+            raise UserError(f"no run of {path} ended well; the logs of its agents are in {_logs(server, path)}")
+        return sweep
     held = _lock(server.folder, path)
     display, latest = progress.Display(), [sweep]
+    ended_before = {run.name for run in sweep.runs if run.state in progress.ENDED}
 
     def over() -> bool:
         latest[0] = _read(server, path) or latest[0]
@@ -229,7 +271,7 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
             display.show(latest[0])
             if latest[0].over and not _agents(crew):
                 break
-            _complain(crew, latest[0])
+            _complain(crew, [run for run in latest[0].runs if run.name not in ended_before])
             time.sleep(max(POLL, 5 * (time.monotonic() - started)))
     finally:
         display.close()
@@ -237,9 +279,10 @@ def run(server: Server, plan: Plan) -> tuple[progress.Sweep, bool]:
         for descriptor in held:
             os.close(descriptor)
     over()
-    if not _anything_done(latest[0]):
+    runs = [run for run in latest[0].runs if run.name not in ended_before] or latest[0].runs
+    if not _anything_done(runs):
         raise UserError(f"no run of {path} ended well; {_last_words(crew)}")
-    return latest[0], True
+    return latest[0]
 
 
 def _lock(store: Path, path: str) -> tuple[int, int]:
@@ -264,26 +307,35 @@ def _lock(store: Path, path: str) -> tuple[int, int]:
         time.sleep(POLL)
 
 
-def _anything_done(sweep: progress.Sweep) -> bool:
-    return sweep.count("done") + sweep.count("stopped") > 0
+def _anything_done(runs: list[progress.Run]) -> bool:
+    return any(run.state in ("done", "stopped") for run in runs)
+
+
+def _logs(server: Server, path: str) -> Path:
+    """The folder with the logs of the agents of a sweep."""
+    return server.folder / "logs" / path.rpartition("/")[2]
+
+
+OF_THE_CLIENT = re.compile(r"---|wandb: |\t|\S+ \S+ - wandb\.")  # lines of an agent's log that no script wrote
 
 
 def _last_words(crew: supervise.Crew) -> str:
     """Where the log of the first agent is, and the end of what its scripts wrote there."""
     member = next(member for member in crew.members if member.name.startswith("agent"))
-    text = member.log.read_text(errors="replace") if member.log.exists() else ""
+    text = member.output
     start = text.rfind("Traceback")
-    lines = text[start:].splitlines()[:15] if start >= 0 else text.splitlines()[-10:]
+    lines = text[max(start, 0) :].splitlines()
+    lines = lines[:15] if start >= 0 else [line for line in lines if not OF_THE_CLIENT.match(line)][-10:]
     return "\n".join([f"{member.log} says", *lines])
 
 
-def _complain(crew: supervise.Crew, sweep: progress.Sweep) -> None:
-    """UserError when it makes no sense to go on: agents that do not stay up, runs that all fail."""
+def _complain(crew: supervise.Crew, runs: list[progress.Run]) -> None:
+    """UserError when it makes no sense to continue: agents that do not stay up, `runs` that all fail."""
     for member in crew.fallen:
         raise UserError(f"{member.name} fell {member.falls} times in a row; its log is {member.log}")
-    failed = sweep.count("failed") >= HOPELESS
+    failed = sum(run.state == "failed" for run in runs) >= HOPELESS
     gave_up = any(member.falls and member.process.returncode == 0 for member in crew.members)  # as the client's agent does
-    if (failed or gave_up) and not _anything_done(sweep) and not any(run.rows for run in sweep.runs):
+    if (failed or (gave_up and not any(run.rows for run in runs))) and not _anything_done(runs):
         raise UserError(f"all of the first runs failed; {_last_words(crew)}")
 
 

@@ -27,6 +27,7 @@ query Progress($entity: String, $project: String, $sweep: String!, $after: Strin
 }
 """
 BUCKETS = {"finished": "done", "killed": "stopped", "failed": "failed", "crashed": "failed", "preempted": "waiting"}
+ENDED = ("done", "stopped", "failed")
 
 
 @dataclass
@@ -66,12 +67,15 @@ class Sweep:
         return sorted(self.runs, key=lambda t: (worst if t.objective is None else sign * t.objective, t.name))
 
 
-def read(url: str, key: str, path: str) -> Sweep:
-    """The sweep at ENTITY/PROJECT/SWEEP. AskError if the server does not answer or has no such sweep."""
+def read(url: str, key: str, path: str) -> Sweep | None:
+    """The sweep at ENTITY/PROJECT/SWEEP, None if there is none. AskError if the server does not answer."""
     entity, project, name = path.split("/")
     runs, after = [], None
     while True:
-        found = ask(url, key, QUERY, entity=entity, project=project, sweep=name, after=after)["project"]["sweep"]
+        within = ask(url, key, QUERY, entity=entity, project=project, sweep=name, after=after)["project"]
+        found = within and within["sweep"]
+        if not found:
+            return None
         config = yaml.safe_load(found["config"])
         metric = (config.get("metric") or {}).get("name")
         runs += [_run(edge["node"], config, metric) for edge in found["runs"]["edges"]]
@@ -125,7 +129,7 @@ def line(sweep: Sweep, ended_before: int, elapsed: float) -> str:
     best = next((run.objective for run in sweep.ranked() if run.objective is not None), None)
     if best is not None:
         parts.append(f"best {sweep.metric} {best:.5g}")
-    ended = sum(run.state in ("done", "stopped", "failed") for run in sweep.runs)
+    ended = sum(run.state in ENDED for run in sweep.runs)
     if sweep.expected:
         parts[0] = f"{parts[0]} of {sweep.expected}"
         if ended > ended_before and not sweep.over:
@@ -150,7 +154,7 @@ class Display:
     def show(self, sweep: Sweep) -> None:
         """Takes the sweep's newest state."""
         if self._before is None:
-            self._before = sum(run.state in ("done", "stopped", "failed") for run in sweep.runs)
+            self._before = sum(run.state in ENDED for run in sweep.runs)
         text = line(sweep, self._before, time.monotonic() - self._began)
         counts = text.partition("| about")[0]
         if sys.stderr.isatty():

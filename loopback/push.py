@@ -3,7 +3,6 @@
 The client keeps a transaction log of every run in the store's folder; syncing reads it as if the run had been offline.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,11 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from loopback.daemon import read_record, write_record
+from loopback.errors import UserError
+
 BATCH = 50  # runs for one `wandb sync`
-
-
-class PushError(Exception):
-    """`wandb sync` has failed; its own words say why."""
 
 
 def local_runs(folder: Path) -> dict[str, list[Path]]:
@@ -31,11 +29,14 @@ def push(folder: Path, target: str, wanted: set[str] | None = None) -> list[str]
     """Syncs to ENTITY/PROJECT what was not synced there before, or only `wanted` ids; the ids that were sent.
 
     A run that was continued after its last push has a new directory, which is sent alone.
-    The environment must lead to the account: a key from `wandb login` or in WANDB_API_KEY. PushError if it does not.
+    The environment must lead to the account: a key from `wandb login` or in WANDB_API_KEY.
+    UserError without a store in `folder`, or with the words of `wandb sync` if it fails.
     """
+    if not folder.is_dir():
+        raise UserError(f"there is no store in {folder}; choose another --dir")
     entity, _, project = target.partition("/")
     record = folder / "pushed.json"
-    sent = json.loads(record.read_text()) if record.exists() else {}
+    sent = read_record(record, list, "remove it to push all runs again")
     already = set(sent.get(target, []))  # names of directories; earlier versions wrote the ids of runs
     found = {name: paths for name, paths in local_runs(folder).items() if name not in already}
     todo = {name: [path for path in paths if path.name not in already] for name, paths in found.items()}
@@ -44,7 +45,7 @@ def push(folder: Path, target: str, wanted: set[str] | None = None) -> list[str]
         paths = [path for name in names[start : start + BATCH] for path in todo[name]]
         _sync(paths, folder, entity, project)
         already.update(path.name for path in paths)
-        record.write_text(json.dumps(sent | {target: sorted(already)}, indent=1))
+        write_record(record, sent | {target: sorted(already)})
     return names
 
 
@@ -60,4 +61,4 @@ def _sync(paths: list[Path], folder: Path, entity: str, project: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stdout + done.stderr).strip()
     if done.returncode or "ERROR" in said:
-        raise PushError(said)
+        raise UserError(f"`wandb sync` failed:\n{said}")

@@ -101,7 +101,7 @@ class NotFoundError(Exception):
     """Something was named that the store does not hold; the server answers 404."""
 
 
-class LockedError(Exception):
+class LockedError(UserError):
     """Another server holds this store."""
 
 

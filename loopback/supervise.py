@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loopback.errors import UserError
+
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled every time
 HEALTHY = 600.0  # seconds after which an agent counts as having worked, and its pause starts over
 MOST_FALLS = 6  # in a row, each sooner than HEALTHY: then something is wrong with the program, not with the machine
@@ -30,12 +32,15 @@ class Member:
     falls: int = 0
     due: float = field(default=0.0)
     state: str = "waiting"  # waiting, alive, done, fallen
+    log_start: int | None = None  # bytes in the log before the first start
     held: tuple[int, ...] = ()  # locked files (descriptors) that stay locked until the process has ended
 
     def start(self, cwd: Path | None = None) -> None:
         """Starts the process in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
+            if self.log_start is None:
+                self.log_start = log.tell()
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(self.command)}\n")
             log.flush()
             self.process = subprocess.Popen(
@@ -49,6 +54,11 @@ class Member:
                 start_new_session=True,
             )
         self.started, self.state = time.monotonic(), "alive"
+
+    @property
+    def output(self) -> str:
+        """What the process wrote to its log, over all its starts."""
+        return self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.process else ""
 
     def fell(self) -> None:
         """Plans the next start, or none after too many falls in a row."""
@@ -173,7 +183,10 @@ def devices(wanted: str | None) -> list[str | None]:
     if not wanted:
         return [None]
     if wanted != "all":
-        return [device.strip() for device in wanted.split(",")]
+        listed = [device.strip() for device in wanted.split(",")]
+        if not all(listed):
+            raise UserError(f"--gpus {wanted!r} names no GPU between two commas; name them: --gpus 0,1")
+        return listed
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:
         return visible.split(",")
@@ -181,9 +194,9 @@ def devices(wanted: str | None) -> list[str | None]:
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()
     except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1") from error
+        raise UserError(f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1") from error
     if not listed:
-        raise ValueError("nvidia-smi lists no GPU; leave --gpus out")
+        raise UserError("nvidia-smi lists no GPU; leave --gpus out")
     return listed
 
 

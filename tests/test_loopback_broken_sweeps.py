@@ -10,6 +10,7 @@ from test_loopback_commands import IRIS, PATIENT, loopback
 
 SCRIPTS = {
     "import error": ("import no_such_module_anywhere\n", "No module named 'no_such_module_anywhere'"),
+    "end before wandb.init": ("print('nothing to do')\n", "nothing to do"),
     "exit before wandb.init": ("import sys\nprint('no data here')\nsys.exit(3)\n", "no data here"),
 }
 
@@ -31,12 +32,20 @@ SLIPS = {
     "a tab": ("method: grid\n\tprogram: x\n", ["line 2", "correct the YAML"]),
     "an open bracket": ("method: grid\nparameters: {a: [1\n", ["line 3", "correct the YAML"]),
     "a python tag": ("!!python/object/apply:os.getcwd []\n", ["line 1", "correct the YAML"]),
-    "a number as project": (IRIS.replace("iris", "5"), ["project: 5 is not text"]),
-    "a path as project": (IRIS.replace("iris", "a/b"), ["'a/b'", "must not contain '/'"]),
-    "a date as a key": (IRIS + "2024-01-01: 1\n", ["sweep.yaml", "put it in quotes"]),
+    "a number as project": (IRIS.replace("iris", "5"), ["line 4", "project: 5 is not text"]),
+    "a path as project": (IRIS.replace("iris", "a/b"), ["line 4", "'a/b'", "none of /"]),
+    "a date as a key": (IRIS + "2024-01-01: 1\n", ["line 8", "2024-01-01", "put it in quotes"]),
     "a word as controller": (IRIS + "controller: local\n", ["controller: 'local' is not a mapping"]),
     "yes as scheduler": (IRIS + "scheduler: yes\n", ["scheduler: True is not a mapping"]),
     "a list": ("- 1\n", ["must be a YAML mapping"]),
+    "an empty file": ("", ["must be a YAML mapping"]),
+    "a character that YAML has not": ("program: train.py\0\n", ["not allowed"]),
+    "no method": (IRIS.replace("method: grid", ""), ["method: None", "grid, random"]),
+    "a method that there is not": (IRIS.replace("grid", "gird"), ["line 3", "'gird'"]),
+    "no parameters": (IRIS[: IRIS.index("parameters")], ["parameters"]),
+    "a parameter without values": (IRIS.replace("{values: [0.001, 1.0, 0.1]}", "5"), ["line 6", "c: 5"]),
+    "a search without a metric": ("method: bayes\nprogram: train.py\nparameters: {a: {min: 0.0, max: 1.0}}\n", ["metric"]),
+    "no program": (IRIS.replace("program: train.py", ""), ["program is missing"]),
     "a missing program": (IRIS.replace("train.py", "absent.py"), ["absent.py does not exist"]),
     "a missing interpreter": (IRIS + "command: [no-such-python, '${program}']\n", ["no-such-python"]),
 }
@@ -51,6 +60,36 @@ def test_a_slip_in_the_yaml_is_one_line_and_nothing_is_registered(tmp_path, slip
     assert done.returncode == 1 and done.stderr.startswith("Error: sweep.yaml") and done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words), done.stderr
     assert not (tmp_path / ".loopback" / "sweeps.json").exists()
+
+
+OTHER_DATA = """
+import os
+import sys
+import wandb
+
+with wandb.init() as run:
+    if "DATA" in os.environ:
+        run.finish(exit_code=1)
+        sys.exit("Error: this sweep has runs on other data")
+    run.log({"accuracy": 1})
+"""
+
+
+def test_a_resumed_sweep_whose_further_runs_all_fail(tmp_path):
+    (tmp_path / "train.py").write_text(OTHER_DATA)
+    (tmp_path / "sweep.yaml").write_text(IRIS)
+    assert loopback(tmp_path, "sweep", "sweep.yaml", "--count", "1").returncode == 0
+    resumed = loopback(tmp_path, "sweep", "sweep.yaml", environment={"DATA": "other"})
+    assert resumed.returncode == 1
+    assert "Error: this sweep has runs on other data" in resumed.stderr and "agent-0.log" in resumed.stderr
+
+
+def test_a_finished_sweep_in_which_nothing_was_done_stays_an_error(tmp_path):
+    (tmp_path / "train.py").write_text("import wandb\nwandb.init().finish(exit_code=1)\nraise SystemExit('no good')\n")
+    (tmp_path / "sweep.yaml").write_text(IRIS.replace("[0.001, 1.0, 0.1]", "[1.0]"))
+    for words in ("no good", "it is finished"):
+        done = loopback(tmp_path, "sweep", "sweep.yaml")
+        assert done.returncode == 1 and "ended well" in done.stderr and words in done.stderr
 
 
 def test_a_file_that_is_not_utf_8_is_one_line(tmp_path):
