@@ -30,8 +30,8 @@ demo: .venv/.ready | data/city
 	$(RUN) -m segmentation.prepare data/city data/demo --patch-size 64
 	$(LOOPBACK) exec --project aerial-sweeps -- env WANDB_RUN_ID=demo-baseline python train.py --data data/demo --epochs 6
 	$(LOOPBACK) sweep sweeps/demo.yaml --agents 2
-	@$(MAKE) --no-print-directory report DATA=data/demo OUT=results/demo \
-	  SWEEP=$$($(LOOPBACK) sweep sweeps/demo.yaml --print-path 2>/dev/null)
+	$(LOOPBACK) exec -- python -m analysis.report --data data/demo --out results/demo \
+	  $$($(LOOPBACK) sweep sweeps/demo.yaml --print-path 2>/dev/null)
 
 DATA ?= data/prepared
 OUT ?= results/$(notdir $(SWEEP))

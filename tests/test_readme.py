@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,19 @@ def test_commands_name_modules_and_sweeps_that_exist(page):
 def test_every_sweep_is_in_the_readme():
     text = PAGES[0].read_text()
     assert all(f"`{path.name}`" in text for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+def test_a_dry_run_of_make_demo_runs_nothing(tmp_path):
+    """`make -n` runs each recipe line that holds $(MAKE), and with it whatever else the line holds."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    python.chmod(0o755)
+    shown = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "sweeps/demo.yaml" in shown and "analysis.report" in shown
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_makefile_has_the_two_commands():

@@ -80,6 +80,8 @@ class TestSweep:
         runs = load(path).get("run_cap")
         assert runs is None or f"{runs} runs" in head
         assert f"{load(path)['parameters']['epochs']['value']} epochs" in head
+        scheduler = "wandb sweep-scheduler --batch-size AGENTS ENTITY/PROJECT/SWEEP_ID"
+        assert ("scheduler" in load(path)) == (scheduler in head)  # by default it queues 10 runs before one has ended
 
 
 def test_text_that_looks_like_a_number_would_be_found():
