@@ -1,7 +1,6 @@
 """The folder of a run: damage is one line with a way out, one process at a time, and older checkpoints stay usable."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -94,7 +93,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path, place
 def test_a_folder_in_which_nothing_was_trained_is_removed(tmp_path):
     with Checkpoint(tmp_path / "runs" / "new") as checkpoint:
         assert checkpoint.epoch == 0
-    assert os.listdir(tmp_path / "runs") == []
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_new_hyperparameter_with_its_default_does_not_invalidate_a_checkpoint(tmp_path):

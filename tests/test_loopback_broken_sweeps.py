@@ -99,7 +99,7 @@ def test_a_file_that_is_not_utf_8_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def processes_in(folder) -> list[int]:
+def processes_in(folder: Path) -> list[int]:
     """Processes whose working directory is the folder, or below it."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):

@@ -214,3 +214,34 @@ def test_bad_input_costs_no_framework(tiny_set):
     script += "print(sorted({'tensorflow', 'keras', 'wandb', 'cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+ENDINGS = [("finished", 2), *((status, epoch) for status in ("diverged", "oom", "terminated", "interrupted") for epoch in (0, 1))]
+
+
+@pytest.mark.parametrize(("status", "epoch"), ENDINGS)
+def test_last_value_and_minimum_of_the_objective_agree(offline, tiny_set, monkeypatch, status, epoch):
+    """However and whenever a run ends: W&B's searches read the minimum of the history, its dashboard the last value."""
+    from segmentation import callbacks, tracking
+
+    logged, log_rows, begin = [], tracking.log_rows, callbacks.Progress.on_epoch_begin
+
+    def log(run, rows):
+        logged.extend(rows)
+        log_rows(run, rows)
+
+    def begin_or_end(self, number, logs=None):
+        if number == epoch and status != "finished":
+            raise RunEnded(status, "planned by the test")
+        begin(self, number, logs)
+
+    monkeypatch.setattr(tracking, "log_rows", log)
+    monkeypatch.setattr(callbacks.Progress, "on_epoch_begin", begin_or_end)
+    found, _ = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
+    assert found == {"terminated": "preempted"}.get(status, status)
+    values = [row[OBJECTIVE] for row in logged]
+    assert values == sorted(values, reverse=True)  # it never rises: its last value is its minimum
+    if epoch:
+        assert values[-1] == min(row["val_loss"] for row in logged)
+    else:
+        assert values == ([losses.DiceFocal.worst] if status in ("diverged", "oom") else [])
