@@ -69,6 +69,7 @@ def choose(sweep: Sweep) -> dict:
         )
     if best and best.recorded("data", "leaks"):
         warnings.append("the split is random patches: validation patches lie beside training patches, so every value is too good")
+    warnings += sweep.mixtures()
     return {
         "sweep": sweep.path,
         "sweep_name": str(sweep),

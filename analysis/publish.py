@@ -46,8 +46,13 @@ def publish(waist: Waist, title: str, sections: list[Section]) -> Iterator[str]:
 
 
 def _known(file: Path) -> dict:
-    """What was published before, to be replaced."""
-    return json.loads(file.read_text()) if file.is_file() else {}
+    """The report and workspace that were published before, to be replaced. Raises UserError if the file is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it to publish a new report") from error
 
 
 def _blocks(reports, waist: Waist, section: Section, run: str) -> Iterator:

@@ -44,7 +44,10 @@ class Run:
 
     @classmethod
     def from_json(cls, record: dict) -> "Run":
+        """The run in a record of the cache. Raises KeyError, TypeError or ValueError if it is damaged."""
         config = dict(record["config"])
+        if not all(isinstance(row, dict) for row in record.get("history", [])):
+            raise ValueError(f"a row of run {record['id']} is not an object")
         if "activation" in config and config["activation"] is None:  # a sweep's null; a run told so by name says `linear`
             config["activation"] = "linear"
         return cls(**record | {"tags": tuple(record["tags"]), "config": config})
@@ -102,6 +105,23 @@ class Run:
         epochs, values = zip(*finite, strict=True) if finite else ((), ())
         return np.array(epochs, float), np.array(values, float)
 
+    def second_training(self) -> int | None:
+        """First epoch whose objective is above the one before, or below all validation losses so far; None in general.
+
+        One training logs the lowest validation loss so far, which never rises and is always the loss of a row.
+        Rows without a validation loss are ignored: a run that fails in its first epoch logs the worst value alone.
+        """
+        lowest = previous = math.inf
+        for row in self.history:
+            loss, objective = number(row.get("val_loss")), number(row.get(OBJECTIVE))
+            if not (math.isfinite(loss) and math.isfinite(objective)):
+                continue
+            lowest = min(lowest, loss)
+            if objective > previous or objective < lowest - 1e-6 * abs(lowest):
+                return int(number(row.get("epoch", row.get("_step"))))
+            previous = objective
+        return None
+
     def oddities(self) -> Iterator[str]:
         """A line for everything about it that a reader of the figures should know."""
         if self.problem:
@@ -113,6 +133,11 @@ class Run:
         missing = [row for row in self.history if any(isinstance(value, str) and not _finite(value) for value in row.values())]
         if missing:
             yield f"run {self} has {len(missing)} of {len(self.history)} rows with values that are not finite: they are left out"
+        if epoch := self.second_training():
+            yield (
+                f"run {self}: from epoch {epoch} on, {OBJECTIVE} does not follow from the rows before: "
+                "the history holds two trainings, for example of two machines; train the run again"
+            )
 
 
 @dataclass(frozen=True)
@@ -131,6 +156,7 @@ class Sweep:
 
     @classmethod
     def from_json(cls, record: dict) -> "Sweep":
+        """The sweep in a record of the cache. Raises KeyError, TypeError or ValueError if it is damaged."""
         runs = {name: tuple(map(Run.from_json, record[name])) for name in ("runs", "others")}
         return cls(**record | runs)
 
@@ -146,6 +172,20 @@ class Sweep:
         """The finished runs with a finite objective, best first, ties broken by run id."""
         finished = [run for run in self.runs if run.outcome == "finished" and math.isfinite(run.objective)]
         return sorted(finished, key=lambda run: (run.objective, run.id))
+
+    def mixtures(self) -> Iterator[str]:
+        """A line for each circumstance that the runs do not share although their objectives are compared."""
+        circumstances = {
+            "data sets": lambda run: str(run.recorded("data", "checksum", ""))[:12],
+            "kinds of arithmetic": lambda run: " on ".join(
+                filter(None, (run.recorded("environment", name) for name in ("precision", "device")))
+            ),
+        }
+        for what, read in circumstances.items():
+            counts = Counter(filter(None, map(read, self.runs)))
+            if len(counts) > 1:
+                listed = ", ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in sorted(counts.items()))
+                yield f"the runs of the sweep were trained with {len(counts)} {what}: {listed}; compare them with care"
 
     def varied(self) -> list[str]:
         """The hyperparameters in which its runs differ, in Config's order."""

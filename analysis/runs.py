@@ -38,7 +38,7 @@ def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Swe
     """The sweep, from the cache where it is whole there, else from W&B; `say` is told which. UserError where it is nowhere."""
     words = split_path(path)
     file = cache / "sweeps" / f"{'.'.join(words)}.json"
-    known = Sweep.from_json(json.loads(file.read_text())) if file.is_file() else None
+    known = _cached(file)
     if known and not refresh and not any(run.outcome == "running" for run in known.runs):
         say(f"{known.path}: {len(known.runs)} runs from {file}; --refresh reads W&B again")
         return known
@@ -53,6 +53,16 @@ def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Swe
     _keep(file, json.dumps(record, indent=1).encode(), cache)
     say(f"{record['path']}: {len(record['runs'])} runs read, kept in {file}")
     return Sweep.from_json(record)
+
+
+def _cached(file: Path) -> Sweep | None:
+    """The sweep in a file of the cache, or None where there is no file. Raises UserError if the file is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        return Sweep.from_json(json.loads(file.read_text()))
+    except (ValueError, TypeError, KeyError) as error:  # JSON of any other shape
+        raise UserError(f"{file} is damaged ({error!r}); remove it, and the sweep is read from W&B again") from error
 
 
 def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say: Say = print) -> Path:
@@ -179,7 +189,7 @@ def _local(folder: Path, role: str) -> Path | None:
     """The checkpoint of a role that `train.py` left in its run's folder on this machine."""
     try:
         return folder / json.loads((folder / "state.json").read_text())["files"][role]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

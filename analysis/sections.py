@@ -40,19 +40,18 @@ class Table:
         return files
 
     def csv(self) -> str:
-        """All digits, empty where undefined."""
+        """All digits, empty where undefined; no cell is a formula to a spreadsheet."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows([["" if _undefined(cell) else cell for cell in row] for row in self.rows])
+        writer.writerows([["" if _undefined(cell) else _no_formula(cell) for cell in row] for row in (self.header, *self.rows)])
         return out.getvalue()
 
     def markdown(self) -> str:
-        """A pipe table under its caption, numbers to the right."""
-        rows = [[_text(cell).replace("|", "\\|") for cell in row] for row in self.rows]
+        """A pipe table under its caption, numbers to the right. HTML in a cell is shown as text."""
+        header, *rows = [[_markdown(_text(cell)) for cell in row] for row in (self.header, *self.rows)]
         rule = ["---:" if right else "---" for right in self.numeric()]
-        lines = ["| " + " | ".join(cells) + " |" for cells in (list(self.header), rule, *rows)]
-        return "\n".join([self.caption, "", *lines, ""])
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
+        return "\n".join([_markdown(self.caption), "", *lines, ""])
 
     def latex(self) -> str:
         """A booktabs tabular in a table environment."""
@@ -120,6 +119,27 @@ def _text(cell: Cell) -> str:
     if _undefined(cell):
         return MISSING
     return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+
+
+def _no_formula(cell: Cell) -> Cell:
+    """The cell; text that a spreadsheet would run as a formula gets an apostrophe before it. Numbers as text are kept."""
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r", " ")  # the csv module does not quote it, and it starts a new line
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _markdown(text: str) -> str:
+    """The text on one line, without HTML and column separators."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _latex(text: str) -> str:

@@ -5,10 +5,10 @@ import json
 import math
 
 import pytest
-from analysis_helpers import run, sweep, waist
+from analysis_helpers import rows, run, sweep, waist
 from click.testing import CliRunner
 
-from analysis import best_run, runs
+from analysis import best_run, publish, runs
 from analysis.records import Run
 from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
@@ -139,6 +139,90 @@ def test_what_is_odd_about_a_run_is_told():
     assert "another project's shape" in next(foreign.oddities())
     assert "no rows" in next(run("e").oddities())
     assert not list(run("g", (0.3,)).oddities())
+
+
+def test_a_history_of_two_trainings_is_reported():
+    """Two trainings in one history: the best loss rises, or is below every validation loss so far."""
+    one = rows((0.5, 0.4, 0.6, 0.45))
+    assert not list(run("one", history=one).oddities())
+    rises = [*one[:2], one[2] | {OBJECTIVE: 0.6}, one[3] | {OBJECTIVE: 0.45}]
+    unseen = [*one[:2], one[2] | {OBJECTIVE: 0.3}, one[3] | {OBJECTIVE: 0.3}]
+    for name, history in (("rises", rises), ("unseen", unseen)):
+        (line,) = run(name, history=history).oddities()
+        assert f"run run-{name} ({name}): from epoch 3 on, {OBJECTIVE}" in line and "two trainings" in line
+
+
+def test_the_worst_value_of_a_run_that_diverged_is_no_second_training():
+    history = [{"_step": 1, "epoch": 1, OBJECTIVE: 1.67}]
+    assert not list(run("d", status="diverged", history=history).oddities())
+
+
+def test_a_run_that_diverged_or_ran_out_of_memory_is_never_the_best():
+    """Such a run may hold a good value from before it failed: it is not ranked by it."""
+    for status in ("diverged", "oom", "stopped", "interrupted", "preempted"):
+        choice = best_run.choose(sweep(run("good", (0.4,)), run("failed", (0.1,), status)))
+        assert choice["best"]["id"] == "good", status
+    worst = run("w", (0.5, 0.1), "diverged", history=[*rows((0.5, 0.1)), {"epoch": 3, OBJECTIVE: 1.67}])
+    assert worst.objective == 1.67  # the value that was logged last, not the lowest
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "line"),
+    [
+        ({"checksum": "a" * 64}, {"checksum": "b" * 64}, "2 data sets: aaaaaaaaaaaa (1 run), bbbbbbbbbbbb (1 run)"),
+        (
+            {"environment": {"precision": "float32", "device": "CPU"}},
+            {"environment": {"precision": "mixed_float16", "device": "CPU"}},
+            "2 kinds of arithmetic: float32 on CPU (1 run), mixed_float16 on CPU (1 run)",
+        ),
+        (
+            {"environment": {"precision": "float32", "device": "CPU"}},
+            {"environment": {"precision": "float32", "device": "NVIDIA H100"}},
+            "2 kinds of arithmetic: float32 on CPU (1 run), float32 on NVIDIA H100 (1 run)",
+        ),
+    ],
+    ids=["data", "precision", "device"],
+)
+def test_a_sweep_of_runs_that_cannot_be_compared_is_warned_of(of_a, of_b, line):
+    mixed = best_run.choose(sweep(run("a", (0.4,), **of_a), run("b", (0.3,), **of_b)))["warnings"]
+    (warning,) = [warning for warning in mixed if "the runs of the sweep were trained" in warning]
+    assert line in warning
+    alike = best_run.choose(sweep(run("a", (0.4,), **of_a), run("b", (0.3,), **of_a)))["warnings"]
+    assert not [warning for warning in alike if "the runs of the sweep were trained" in warning]
+
+
+DAMAGED = ["", "{", "[]", "5", "null", "{}", '{"path": "x"}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_choice_names_the_file_and_the_next_step(text, tmp_path):
+    found = waist(sweep(run("a", (0.2,))), tmp_path)
+    (found.folder / "best_run.json").write_text(text)
+    with pytest.raises(UserError, match=r"best_run\.json is damaged .* python -m analysis\.best_run"):
+        type(found).open(tmp_path)
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"path": "x", "runs": [{"id": "a"}], "others": []}'])
+def test_a_damaged_sweep_in_the_cache_names_the_file_and_the_next_step(text, tmp_path):
+    found = waist(sweep(run("a", (0.2,))), tmp_path)
+    (file,) = (tmp_path / "cache" / "sweeps").glob("*.json")
+    file.write_text(text)
+    said = CliRunner().invoke(best_run.main, [found.sweep.path, "--out", str(tmp_path)])
+    assert said.exit_code == 1 and isinstance(said.exception, SystemExit)
+    assert f"Error: {file} is damaged" in said.output and "remove it" in said.output
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_checkpoint_is_no_traceback(text, tmp_path):
+    (tmp_path / "state.json").write_text(text)
+    assert runs._local(tmp_path, "best") is None
+
+
+@pytest.mark.parametrize("text", ["{", "[5]", "5"])
+def test_a_damaged_note_of_what_was_published_names_the_file(text, tmp_path):
+    (tmp_path / "published.json").write_text(text)
+    with pytest.raises(UserError, match=r"published\.json is damaged .* remove it"):
+        publish._known(tmp_path / "published.json")
 
 
 def test_a_sweeps_null_and_the_word_linear_are_one_configuration():

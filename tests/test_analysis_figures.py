@@ -162,6 +162,27 @@ def test_a_table_is_the_same_numbers_in_every_format(tmp_path):
     assert '<td class="n">0.1235</td>' in table.html()
 
 
+FORMULA = '=HYPERLINK("http://example.org")'
+
+
+@pytest.mark.parametrize("text", [FORMULA, "+cmd|x", "-a", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_reads_no_cell_as_a_formula(text, tmp_path):
+    rows = [(text, -0.5, "-0.5", "-1e-05", None, f"a\r{text}")]
+    table = sections.Table(tmp_path / "t", "c", (text, "x", "n", "s", "u", "two lines"), rows, ("csv",))
+    table.write()
+    with (tmp_path / "t.csv").open(newline="") as file:
+        header, cells = csv.reader(file)
+    assert header[0] == cells[0] == f"'{text}"
+    assert cells[1:] == ["-0.5", "-0.5", "-1e-05", "", f"a {text}"]  # numbers stay numbers
+
+
+def test_html_in_a_markdown_table_is_text(tmp_path):
+    hostile = "<img src=x onerror=alert(1)>\n\n<b>&amp;"
+    table = sections.Table(tmp_path / "t", hostile, (hostile, "x"), [(hostile, 0.5)]).markdown()
+    assert "<" not in table and "&lt;img" in table and "&amp;amp;" in table
+    assert len(table.splitlines()) == 5  # caption, an empty line, header, rule, row
+
+
 def test_looks_differ_in_more_than_colour():
     for looks in (style.ROLES.values(), style.SERIES):
         assert len({(str(look["linestyle"]), look["marker"]) for look in looks}) == len(looks)

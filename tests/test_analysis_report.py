@@ -83,6 +83,10 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
     assert page.count("<figure>") == page.count("data:image/png;base64,") == 2 + 1 + 4 + 1 + 4
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|http://localhost/)""", page)
     assert "<script" not in page
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"\s+content="([^"]*)">', page)[1]
+    allowed = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+    assert allowed.pop("default-src") == "'none'" and "script-src" not in allowed
+    assert not re.search(r"https?:|\*|unsafe-eval", policy)
     for name in ("panel_best", "panel_random", "curves_loss", "precision_recall", "sweep_progress", "sweep_parallel"):
         assert (folder / f"{name}.png").is_file()
     shown = {which: list(csv.DictReader((folder / f"panel_{which}.csv").open())) for which in ("best", "random")}
@@ -230,7 +234,9 @@ def test_a_browser_loads_every_figure_without_a_complaint(made, tmp_path):
     probe = (
         "onload = () => { document.body.dataset.widths = [...document.images].map(i => i.complete && i.naturalWidth).join(' ') }"
     )
-    (tmp_path / "page.html").write_text(page.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
+    probed = page.replace("</body>", f"<script>{probe}</script></body>")
+    probed = probed.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")  # for the probe alone
+    (tmp_path / "page.html").write_text(probed, encoding="utf-8")
     options = [
         "--headless=new",
         "--no-sandbox",
