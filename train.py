@@ -73,6 +73,7 @@ def run(options: dict, data: Path, runs: Path, signals: Signals, upload_minutes:
             resume = f"resume it with WANDB_RUN_ID={wandb_run.id} python train.py ..."
             print(f"run {wandb_run.id} {status}: {ended}; {resume}", flush=True)
         except BaseException:
+            signals.limit_finish(Path(wandb_run.dir).parent)
             wandb_run.finish(exit_code=1)
             raise
         signals.limit_finish(Path(wandb_run.dir).parent)

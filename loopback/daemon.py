@@ -128,9 +128,10 @@ def start(folder: Path) -> Server:
         if process.poll() is not None and find(folder) is None:
             break
         time.sleep(0.1)
-    log = folder / "server.log"
-    last_line = next(iter(log.read_text(errors="replace").splitlines()[-1:]), "it says nothing")
-    raise UserError(f"the server did not start; the last line of {log} is:\n{last_line.removeprefix('Error: ')}")
+    file = folder / "server.log"
+    last_line = next(iter(file.read_text(errors="replace").splitlines()[-1:]), "(nothing)")
+    reason = last_line.removeprefix("Error: ")
+    raise UserError(f"the server did not start; the last line of {file} is:\n{reason}")
 
 
 def _environment() -> dict[str, str]:

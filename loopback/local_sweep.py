@@ -29,7 +29,7 @@ LEFTOVER_SECONDS = 60.0  # within which the agents of a killed command have ende
 STAGGER = 1.0  # seconds between the starts of two agents
 METHODS = ("grid", "random", "bayes", "custom")
 LONGEST_PROJECT, NOT_IN_PROJECT = 128, "/\\#?%:"
-PROJECT_RULE = f"it has 1 to {LONGEST_PROJECT} characters, none of {' '.join(NOT_IN_PROJECT)}; the entity is a key of its own"
+PROJECT_RULE = f"it has 1 to {LONGEST_PROJECT} characters, none of {' '.join(NOT_IN_PROJECT)}"
 
 
 @dataclass
@@ -113,7 +113,8 @@ def _mistakes(config: dict) -> Iterator[tuple[str, str]]:
         yield "parameters", "parameters: there are none; name at least one, with its values"
     for name, parameter in (config.get("parameters") or {}).items():
         if not isinstance(parameter, dict):
-            yield "parameters", f"parameters: {name}: {parameter!r} is not a mapping such as {{values: [1, 2]}}"
+            problem = f"{parameter!r} is not a mapping such as {{values: [1, 2]}}"
+            yield "parameters", f"parameters: {name}: {problem}"
 
 
 def _check_program(file: Path, config: dict) -> None:
@@ -249,7 +250,8 @@ def run(server: Server, plan: Plan) -> progress.Sweep:
     if sweep.over:
         click.echo("it is finished; --new starts it once more", err=True)
         if not _anything_done(sweep.runs):
-            raise UserError(f"no run of {path} ended well; the logs of its agents are in {_logs(server, path)}")
+            logs = _logs(server, path)
+            raise UserError(f"no run of {path} ended well; the logs of its agents are in {logs}")
         return sweep
     held = _lock(server.folder, path)
     display, latest = progress.Display(), [sweep]

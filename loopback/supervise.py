@@ -185,7 +185,8 @@ def devices(wanted: str | None) -> list[str | None]:
     if wanted != "all":
         listed = [device.strip() for device in wanted.split(",")]
         if not all(listed):
-            raise UserError(f"--gpus {wanted!r} names no GPU between two commas; name them: --gpus 0,1")
+            problem = f"--gpus {wanted!r} names no GPU between two commas"
+            raise UserError(f"{problem}; name them: --gpus 0,1")
         return listed
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:

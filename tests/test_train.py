@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import keras
 import pytest
 import wandb
+from loopback_helpers import Served
 
 import train
 from segmentation import datasets, losses, models
@@ -245,3 +247,29 @@ def test_last_value_and_minimum_of_the_objective_agree(offline, tiny_set, monkey
         assert values[-1] == min(row["val_loss"] for row in logged)
     else:
         assert values == ([losses.DiceFocal.worst] if status in ("diverged", "oom") else [])
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["that finished", "that crashed"])
+def test_a_run_whose_server_is_gone_ends_on_the_first_sigterm(tmp_path, tiny_set, broken):
+    """W&B's client waits for its server without an end; the machine's owner does not."""
+    served = Served(tmp_path / "store").start()
+    environment = {name: served.environment()[name] for name in ("WANDB_BASE_URL", "WANDB_API_KEY")}
+    data = tmp_path / "data"
+    shutil.copytree(tiny_set, data)
+    process = started(tmp_path, data, "--epochs=2", WANDB_RUN_ID="alone", **environment)
+    folder = tmp_path / "runs" / "alone"
+    wait_for_epoch(process, folder, 1)
+    served.kill()
+    if broken:
+        shutil.rmtree(folder)  # the next epoch cannot be saved
+        time.sleep(20)
+    else:
+        deadline = time.monotonic() + 150
+        while not (folder / "predictions.png").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    assert process.poll() is None  # it waits for its server
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 143, output
+    assert "send it later: wandb sync" in output
