@@ -28,13 +28,15 @@ class Waist:
     def open(cls, folder: Path) -> "Waist":
         """What lies in `folder`; UserError, with the way out, where no choice was made yet."""
         file = folder / FILE
-        if not file.is_file():
-            raise UserError(f"{file} does not exist; make it: python -m analysis.best_run SWEEP --out {folder}")
         try:
             choice = json.loads(file.read_text())
             sweep, roles = choice["sweep"], [choice[role] for role in ("best", "baseline")]
             if not isinstance(sweep, str) or not all(role is None or "id" in role for role in roles):
                 raise ValueError("it names no sweep, or a run without an id")
+        except FileNotFoundError as error:
+            raise UserError(f"{file} does not exist; make it: python -m analysis.best_run SWEEP --out {folder}") from error
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}); name a folder of results with --out") from error
         except (ValueError, TypeError, KeyError) as error:  # JSON of any other shape
             raise UserError(
                 f"{file} is damaged ({error}); make it again: python -m analysis.best_run SWEEP --out {folder}"

@@ -417,7 +417,11 @@ def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None,
       python -m segmentation.prepare data/raw data/published --grid crop --split random
     """
     chosen = Options(**options)
-    if download and not raw.exists():
+    try:
+        there = raw.exists()
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"RAW cannot be {raw}: {error.strerror}; name the folder of the tiles") from error
+    if download and not there:
         _download(raw)
     if not raw.is_dir():
         raise UserError(f"{raw} does not exist; --download fetches the real set there")

@@ -202,6 +202,13 @@ def test_a_damaged_choice_names_the_file_and_the_next_step(text, tmp_path):
         type(found).open(tmp_path)
 
 
+def test_a_folder_of_results_that_cannot_exist_is_one_line(tmp_path):
+    found = waist(sweep(run("a", (0.2,))), tmp_path)
+    for folder, words in ((tmp_path / ("x" * 300), "cannot be read"), (tmp_path / "absent", "does not exist")):
+        with pytest.raises(UserError, match=words):
+            type(found).open(folder)
+
+
 @pytest.mark.parametrize("text", [*DAMAGED, '{"path": "x", "runs": [{"id": "a"}], "others": []}'])
 def test_a_damaged_sweep_in_the_cache_names_the_file_and_the_next_step(text, tmp_path):
     found = waist(sweep(run("a", (0.2,))), tmp_path)

@@ -335,6 +335,8 @@ def test_an_impossible_place_is_one_line_before_any_image_is_read(city, tmp_path
         refused = run(city, out, "--patch-size", 32)
         assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), refused.output
         assert refused.output.count("\n") == 1
+    refused = run(Path("x" * 300), tmp_path / "set")
+    assert refused.exit_code == 1 and refused.output.startswith("Error: RAW cannot be xxx"), refused.output
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(UserError, match=f"{tmp_path} is not writable"):
         prepare(city, tmp_path / "set", SMALL)
