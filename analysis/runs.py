@@ -8,9 +8,8 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,7 +18,6 @@ from analysis.records import Run, Sweep
 from segmentation.errors import UserError
 
 Say = Callable[[str], None]
-ANSWER_SECONDS = 8  # after which a W&B server that does not answer counts as not reachable
 READERS = 8  # runs read at once: each is a few small requests
 
 
@@ -43,8 +41,7 @@ def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Swe
         say(f"{known.path}: {len(known.runs)} runs from {file}; --refresh reads W&B again")
         return known
     try:
-        with _door() as api:
-            record = _read_sweep(api, "/".join(words))
+        record = _read_sweep(_client(), "/".join(words))
     except UserError as error:
         if not known:
             raise
@@ -72,8 +69,7 @@ def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say:
         return _whole(file)
     entity, project, _ = split_path(sweep_path)
     try:
-        with _door() as api:
-            _keep(file, _download(api, f"{entity}/{project}/model:{run.id}", role), cache)
+        _keep(file, _download(_client(), f"{entity}/{project}/model:{run.id}", role), cache)
     except UserError as error:
         found = _local(local / run.id, role)
         if not found:
@@ -86,37 +82,39 @@ def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say:
 def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -> tuple[Path, Run]:
     """Weights and the run they come from, by `entity/project/run_id` or by an artifact, `entity/project/model:version`."""
     entity, project, word = split_path(name, "run")
-    with _door() as api:
-        if ":" in word:
-            artifact = _asked(f"artifact {name}", lambda: api.artifact(f"{entity}/{project}/{word}"))
-            maker = _asked(f"the run that made {name}", artifact.logged_by)
-            if maker is None:
-                raise UserError(f"the run that made {name} is gone; download the file and name it: --weights FILE")
-            run = Run.from_json(_read_run(maker))
-            file = cache / "models" / run.id / artifact.version / f"{role}.keras"
-            if not file.is_file():
-                _keep(file, _download(api, f"{entity}/{project}/{word}", role), cache)
-            return _whole(file), run
-        run = Run.from_json(_read_run(_asked(f"run {name}", lambda: api.run(f"{entity}/{project}/{word}"))))
+    api = _client()
+    if ":" in word:
+        artifact = _asked(f"artifact {name}", lambda: api.artifact(f"{entity}/{project}/{word}"))
+        maker = _asked(f"the run that made {name}", artifact.logged_by)
+        if maker is None:
+            raise UserError(f"the run that made {name} is gone; download the file and name it: --weights FILE")
+        run = Run.from_json(_read_run(maker))
+        file = cache / "models" / run.id / artifact.version / f"{role}.keras"
+        if not file.is_file():
+            _keep(file, _download(api, f"{entity}/{project}/{word}", role), cache)
+        return _whole(file), run
+    run = Run.from_json(_read_run(_asked(f"run {name}", lambda: api.run(f"{entity}/{project}/{word}"))))
     return weights(run, role, name, cache, local, say), run
 
 
-@contextmanager
-def _door() -> Iterator[Any]:
-    """A `wandb.Api`; UserError where there is no client, no server that answers within ANSWER_SECONDS, or no key."""
+def _client() -> Any:
+    """A `wandb.Api`. Raises UserError where there is no client, no key, or no server that answers within seconds."""
     try:
         import wandb  # a second of importing that the cache spares
 
-        wandb.setup(wandb.Settings(silent=True))  # it would tell of its sorting and its login
+        from segmentation import tracking
     except ImportError as error:
         raise UserError(f"W&B's client is not installed ({error})") from error
-    address = wandb.setup().settings.base_url
+    settings = tracking.settings()
     try:
-        wandb.Api(timeout=ANSWER_SECONDS)  # checks server and key
+        tracking.ping(settings)
+        return wandb.Api(timeout=30)  # asks for the owner of the key
     except (wandb.errors.Error, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"W&B at {address} is not reachable, or refuses the key ({reason}); log in: wandb login") from error
-    yield _asked(address, lambda: wandb.Api(timeout=30))
+        raise UserError(
+            f"W&B at {settings.base_url} is not reachable, or refuses the key ({reason}); "
+            "check the network, or log in: wandb login"
+        ) from error
 
 
 def _asked(what: str, question: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,12 +65,25 @@ def connect() -> wandb.Api | None:
     if not _has_credentials(chosen):
         raise UserError("WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY")
     try:
+        ping(chosen)
         return wandb.Api(timeout=ANSWER_SECONDS)
     except (wandb.errors.Error, requests.RequestException) as error:
         raise UserError(
             f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); check the network and the key "
             "(wandb login --relogin), or train without it: WANDB_MODE=offline"
         ) from error
+
+
+def ping(chosen: wandb.Settings) -> None:
+    """Raises requests.RequestException where no server answers at the client's address within ANSWER_SECONDS.
+
+    Asked without the client: its service process retries for minutes, and Python waits for that process at exit.
+    """
+    named = {"http": chosen.http_proxy, "https": chosen.https_proxy}
+    proxies = {scheme: proxy for scheme, proxy in named.items() if proxy}  # None would hide HTTPS_PROXY
+    # an SSL error comes from a server that answers; the client checks it with its own certificates
+    with suppress(requests.exceptions.SSLError):
+        requests.get(f"{chosen.base_url.rstrip('/')}/healthz", proxies=proxies, timeout=ANSWER_SECONDS)
 
 
 def run_id() -> str:
