@@ -138,7 +138,10 @@ def _checked(root: Path, tile: int, number: int, image: Path, mask: Path, smalle
 
 
 def read_bytes(path: Path, name: str) -> bytes:
-    """The content of a file that messages call `name`. UserError where it cannot be read; reading a named pipe would never end."""
+    """The content of a file that messages call `name`.
+
+    Raises UserError where it cannot be read. A named pipe is refused, because reading it would never end.
+    """
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{name}: not a regular file")
