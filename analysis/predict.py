@@ -90,16 +90,6 @@ def read(file: Path) -> np.ndarray:
     return sources.decode(sources.read_bytes(file, str(file)), str(file))
 
 
-def save(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def segment(image: np.ndarray, size: int, answer: Callable, scale: int = 1) -> np.ndarray:
     """Class indices of an image: (h, w, 3) uint8 RGB -> (h, w) uint8; predicted at 1/scale and enlarged again."""
     small = blending.shrink(image, scale) if scale > 1 else image
@@ -123,7 +113,7 @@ def make(image: np.ndarray, name: str, folder: Path, size: int, answer: Callable
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for file, pixels in files.items():
-            save(folder / file, cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
+            runs.write_whole(folder / file, cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         table.write()
     shares = ", ".join(f"{label} {share:.1%}" for label, _, _, share in sorted(rows, key=lambda row: -row[2]) if share >= 0.0005)
     words = [f"{name}, {image.shape[1]} x {image.shape[0]} px: {shares}", *(str(folder / file) for file in files)]

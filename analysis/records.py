@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from segmentation.config import BASELINE, OBJECTIVE, STATUSES, Config
+from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, OBJECTIVE, STATUSES, Config
 
-NOT_HYPERPARAMETERS = ("data", "environment", "configuration", "_wandb")  # what else a run's config holds
+OTHER_KEYS = (*NOT_HYPERPARAMETERS, "configuration", "_wandb")  # of a config as W&B gives it
 NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")  # two runs that differ in no others are repeats of one configuration
 LIVE = ("running", "pending", "preempting", "queued")
 OUTCOMES = (*STATUSES, "failed", "running")
@@ -81,7 +81,7 @@ class Run:
     def hyperparameters(self) -> dict:
         """Name -> value, sorted by the order of Config's fields, then by name."""
         known = {spec.name: position for position, spec in enumerate(fields(Config))}
-        names = sorted(set(self.config) - set(NOT_HYPERPARAMETERS), key=lambda name: (known.get(name, len(known)), name))
+        names = sorted(set(self.config) - set(OTHER_KEYS), key=lambda name: (known.get(name, len(known)), name))
         return {name: self.config[name] for name in names}
 
     @property

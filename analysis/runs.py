@@ -33,7 +33,10 @@ def split_path(path: str, kind: str = "sweep") -> tuple[str, str, str]:
 
 
 def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Sweep:
-    """The sweep, from the cache where it is whole there, else from W&B; `say` is told which. UserError where it is nowhere."""
+    """The sweep, from the cache where it is whole there, else from W&B; `say` gets a line with which.
+
+    Raises UserError where neither has it.
+    """
     words = split_path(path)
     file = cache / "sweeps" / f"{'.'.join(words)}.json"
     known = _cached(file)
@@ -203,10 +206,18 @@ def _whole(file: Path) -> Path:
     return file
 
 
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; nothing half written stays behind."""
+    part = file.with_name(f"part-{file.name}")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _keep(file: Path, content: bytes, cache: Path) -> None:
     """Write a file of the cache, whole or not at all; git passes the cache over, wherever the results lie."""
     file.parent.mkdir(parents=True, exist_ok=True)
     (cache / ".gitignore").write_text("*\n")
-    part = file.with_name(f"part-{file.name}")
-    part.write_bytes(content)
-    part.replace(file)
+    write_whole(file, content)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def start(folder: Path) -> Server:
     command = [sys.executable, "-m", "loopback", "serve", "--dir", str(folder), "--while-used"]
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=with_package(os.environ)
         )
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -134,10 +134,10 @@ def start(folder: Path) -> Server:
     raise UserError(f"the server did not start; the last line of {file} is:\n{reason}")
 
 
-def _environment() -> dict[str, str]:
-    """Ours, plus the way to this package: the command may run where it is not installed."""
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, in which this package can be imported even where it is not installed."""
     root = str(Path(__file__).parent.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))}
 
 
 @contextlib.contextmanager

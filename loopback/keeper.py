@@ -16,9 +16,10 @@ from loopback import supervise
 LAST_SECONDS = 35.0  # for runs to save what they have: `wandb agent` itself waits for 30
 
 
-def end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen, abandoned: threading.Event) -> None:
     """Waits for the pipe to close; then ends the agent and everything that it started."""
     os.read(sys.stdin.fileno(), 1)
+    abandoned.set()
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(supervise.GAP)
@@ -26,8 +27,7 @@ def end(process: subprocess.Popen) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        left = [pid for pid in supervise.orphans(os.getsid(0)) if pid != os.getpid()]
-        supervise.send(left, number)
+        supervise.send(supervise.orphans(os.getsid(0)), number)
         time.sleep(supervise.GAP)
 
 
@@ -35,9 +35,12 @@ def main() -> None:
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: process.send_signal(received))
-    watcher = threading.Thread(target=end, args=(process,), daemon=True)
+    abandoned = threading.Event()
+    watcher = threading.Thread(target=end, args=(process, abandoned), daemon=True)
     watcher.start()
     status = process.wait()
+    if abandoned.is_set():
+        watcher.join()  # the agent has ended; what it started may not have
     sys.exit(status if status >= 0 else 128 - status)
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loopback.daemon import with_package
 from loopback.errors import UserError
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled every time
@@ -66,12 +67,6 @@ class Member:
         pause = min(FIRST_PAUSE * 2 ** (self.falls - 1), LONGEST_PAUSE)
         self.due = time.monotonic() + pause
         self.state = "fallen" if self.falls >= MOST_FALLS else "waiting"
-
-
-def with_package(environment: dict[str, str]) -> dict[str, str]:
-    """The environment, in which this package can be imported even where it is not installed."""
-    root = str(Path(__file__).parent.parent)
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))}
 
 
 class Crew:

@@ -32,7 +32,7 @@ class PreparedSet:
         """The prepared set in `folder`, after all of its files were compared with the SHA-256 in the manifest.
 
         The comparison takes 0.3 s for the 505 MB of the real set, once per process and file. With it arrays and table
-        hold what `prepare` wrote, so that no shape, number of rows or class index needs a check of its own.
+        hold what `prepare` wrote, so shapes, numbers of rows and class indices need no further checks.
 
         Raises:
             UserError: There is no set, or it is damaged, incomplete or of another version.

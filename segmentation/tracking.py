@@ -10,8 +10,8 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -149,13 +149,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _earlier_run(api: wandb.Api, path: str) -> "wandb.apis.public.Run | None":
-    """The run of this path as the server has it, or None where it has none yet."""
+    """The run of this path as the server has it, or None where it has none yet.
+
+    Raises UserError where the server does not say which: a run that is taken for a new one would mix two trainings.
+    """
     if not os.environ.get("WANDB_RUN_ID"):
         return None
-    try:
+    with _answered(f"run {path}"):
         return api.run(path)
-    except (wandb.errors.Error, ValueError):  # what the client raises for a run that does not exist
-        return None
+    return None
 
 
 def _check_data(owner: str, config: Mapping, prepared: PreparedSet) -> None:
@@ -174,13 +176,23 @@ def _check_sweep_data(api: wandb.Api, project: str, prepared: PreparedSet) -> No
     sweep = os.environ.get("WANDB_SWEEP_ID")
     if not sweep:
         return
-    try:
+    configs = []
+    with _answered(f"sweep {sweep}"):
         runs = api.runs(project, filters={"sweep": sweep}, order="+created_at", per_page=10, lazy=False)
         configs = [runs[i].config for i in range(min(10, len(runs)))]
-    except (wandb.errors.Error, ValueError):  # the project is as new as the sweep
-        return
     for config in configs:
         _check_data(f"sweep {sweep}", config, prepared)
+
+
+@contextmanager
+def _answered(what: str) -> Iterator[None]:
+    """Ends the block early where W&B says that there is no `what`. Raises UserError where it does not answer."""
+    try:
+        yield
+    except ValueError:  # what the client raises for a run or project that does not exist
+        return
+    except (wandb.errors.Error, requests.RequestException) as error:
+        raise UserError(f"W&B does not answer for {what} ({_first_line(error)}); start the command again") from error
 
 
 def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool:

@@ -1,12 +1,17 @@
 """Sweeps that cannot work end soon with the reason, and a command that is killed leaves nothing behind."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from loopback_helpers import wait_for
 from test_loopback_commands import IRIS, PATIENT, loopback
+
+from loopback import daemon
 
 SCRIPTS = {
     "import error": ("import no_such_module_anywhere\n", "No module named 'no_such_module_anywhere'"),
@@ -128,3 +133,20 @@ def test_a_killed_command_leaves_nothing_behind_and_is_resumed(tmp_path, number)
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
     assert [(row[2], row[-1]) for row in rows] == [("done", "30"), ("done", "30")]  # every epoch once
     wait_for(lambda: not processes_in(tmp_path), 90)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
+def test_what_an_agent_started_ends_with_it(tmp_path):
+    """The agent ends at the first interrupt, and its run does not listen to interrupts."""
+    run = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    agent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {run!r}]); print(); time.sleep(600)"
+    command = [sys.executable, "-m", "loopback.keeper", sys.executable, "-u", "-c", agent]
+    environment = daemon.with_package(os.environ)
+    keeper = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    keeper.stdout.readline()
+    assert len(processes_in(tmp_path)) == 3
+    keeper.stdin.close()
+    assert keeper.wait(60) != 0
+    wait_for(lambda: not processes_in(tmp_path), 10)

@@ -74,7 +74,7 @@ class Sweep:
         """The heartbeat that reads the sweep's runs to propose another one."""
         self.ask(BEAT, i=self.agent, r="{}")
 
-    def changed_by(self, send_it) -> None:
+    def check_request(self, send_it) -> None:
         """Sends a request: no 500, nothing changed if it is refused, and the heartbeat answers."""
         before = self.content()
         status, text = send_it()
@@ -113,7 +113,7 @@ def chunk(*lines: str, file: str = FILES[0], **more) -> dict:
 @example(body={"complete": True, "exitcode": {}})
 @given(body=BODIES)
 def test_any_body_of_the_file_stream(sweep, body):
-    sweep.changed_by(lambda: sweep.stream(body))
+    sweep.check_request(lambda: sweep.stream(body))
 
 
 @FUZZ
@@ -123,7 +123,7 @@ def test_any_body_of_the_file_stream(sweep, body):
 @given(name=st.sampled_from(["config", "summaryMetrics"]), text=TEXTS)
 def test_any_text_of_a_run(sweep, name, text):
     query = 'mutation U($r: String, $t: JSONString) { upsertBucket(input: {modelName: "p", name: $r, %s: $t}) { inserted } }'
-    sweep.changed_by(lambda: graphql(sweep.server, {"query": query % name, "variables": {"r": sweep.run, "t": text}}))
+    sweep.check_request(lambda: graphql(sweep.server, {"query": query % name, "variables": {"r": sweep.run, "t": text}}))
 
 
 READS = [
@@ -135,7 +135,7 @@ READS = [
 @FUZZ
 @given(query=st.sampled_from(READS), text=TEXTS)
 def test_any_text_of_a_question(sweep, query, text):
-    sweep.changed_by(lambda: graphql(sweep.server, {"query": query, "variables": {"r": sweep.run, "t": text}}))
+    sweep.check_request(lambda: graphql(sweep.server, {"query": query, "variables": {"r": sweep.run, "t": text}}))
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 300, "ä" * 130])

@@ -273,3 +273,21 @@ def test_a_run_whose_server_is_gone_ends_on_the_first_sigterm(tmp_path, tiny_set
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 143, output
     assert "send it later: wandb sync" in output
+
+
+def test_a_run_that_the_server_does_not_answer_for_is_not_taken_for_a_new_one(monkeypatch):
+    """It may have rows already, and a second training would be appended to them."""
+    from segmentation import tracking
+
+    class Away:
+        def run(self, path):
+            raise wandb.errors.CommError("502 Bad Gateway")
+
+    class New:
+        def run(self, path):
+            raise ValueError(f"Could not find run {path}")
+
+    monkeypatch.setenv("WANDB_RUN_ID", "known")
+    assert tracking._earlier_run(New(), "e/p/known") is None
+    with pytest.raises(UserError, match=r"run e/p/known \(502 Bad Gateway\); start the command again"):
+        tracking._earlier_run(Away(), "e/p/known")
