@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import requests
 import wandb
+from wandb.apis.public.runs import RunNotFoundError
 
 from segmentation.checkpoint import PACKED, Checkpoint
 from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, Config
@@ -189,9 +190,10 @@ def _answered(what: str) -> Iterator[None]:
     """Ends the block early where W&B says that there is no `what`. Raises UserError where it does not answer."""
     try:
         yield
-    except ValueError:  # what the client raises for a run or project that does not exist
-        return
-    except (wandb.errors.Error, requests.RequestException) as error:
+    except (ValueError, wandb.errors.Error, requests.RequestException) as error:
+        # For a run or project that does not exist, the client raises a ValueError, bare or as CommError.exc.
+        if type(getattr(error, "exc", error)) in (ValueError, RunNotFoundError):
+            return
         raise UserError(f"W&B does not answer for {what} ({_first_line(error)}); start the command again") from error
 
 
