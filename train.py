@@ -52,12 +52,16 @@ def main(context: click.Context, data: Path, runs: Path, upload_minutes: float, 
         sys.exit(STATUSES[run(given(context), data, runs, signals, upload_minutes)])
 
 
-def run(options: dict, data: Path, runs: Path, signals: Signals, upload_minutes: float = 5.0) -> str:
+def run(
+    options: dict, data: Path, runs: Path, signals: Signals, upload_minutes: float = 5.0
+) -> str:
     """One W&B run from start to finish. Returns how it ended, a key of STATUSES."""
     prepared = PreparedSet.open(data)
     Config.from_mapping(options).check_patch_size(prepared.patch_size)
 
-    from segmentation import tracking  # late, as Keras in `train`: a wrong option is reported before seconds of importing
+    from segmentation import (
+        tracking,
+    )  # late, as Keras in `train`: a wrong option is reported before seconds of importing
     from segmentation.checkpoint import Checkpoint
 
     run_id, api = tracking.run_id(), tracking.connect()
@@ -79,11 +83,16 @@ def run(options: dict, data: Path, runs: Path, signals: Signals, upload_minutes:
         signals.limit_finish(Path(wandb_run.dir).parent)
         tracking.finish(wandb_run, status, STATUSES[status])
     if not wandb_run.disabled:
-        print(f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}", flush=True)
+        print(
+            f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}",
+            flush=True,
+        )
     return status
 
 
-def train(wandb_run, config: Config, prepared: PreparedSet, checkpoint, signals: Signals, upload) -> str:
+def train(
+    wandb_run, config: Config, prepared: PreparedSet, checkpoint, signals: Signals, upload
+) -> str:
     """Data, model, fit, evaluation of the best weights. Returns "finished", or raises RunEnded."""
     import keras
 
@@ -93,23 +102,35 @@ def train(wandb_run, config: Config, prepared: PreparedSet, checkpoint, signals:
     resumed_with = checkpoint.precision if config.precision == "auto" else None
     device, precision = models.set_precision(resumed_with or config.precision)
     hyperparameters = {name: value for name, value in asdict(config).items() if name != "epochs"}
-    checkpoint.identify(hyperparameters | {"data": prepared.manifest["checksum"], "precision": precision})
+    checkpoint.identify(
+        hyperparameters | {"data": prepared.manifest["checksum"], "precision": precision}
+    )
     tracking.log_environment(wandb_run, device, precision)
     model = checkpoint.load() if checkpoint.epoch else models.build(config, prepared.patch_size)
     tracking.log_rows(wandb_run, checkpoint.rows)
 
-    train_data = datasets.Patches(prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch)
+    train_data = datasets.Patches(
+        prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch
+    )
     val_data = datasets.Patches(prepared, "val", config.val_batch_size)
     loss = losses.LOSSES[config.loss]()
     if not checkpoint.epoch:
-        model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)])
-        model.optimizer.build(model.trainable_variables)  # variables made in the first step would have it traced twice
+        model.compile(
+            keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)]
+        )
+        model.optimizer.build(
+            model.trainable_variables
+        )  # variables made in the first step would have it traced twice
     patches = len(train_data.indices)
     watch = [
-        keras.callbacks.LambdaCallback(on_train_batch_end=signals.check, on_test_batch_end=signals.check),
+        keras.callbacks.LambdaCallback(
+            on_train_batch_end=signals.check, on_test_batch_end=signals.check
+        ),
         callbacks.Reseed(config.seed),
         callbacks.Progress(config.epochs, len(train_data)),
-        callbacks.EpochLogger(checkpoint, patches, config.keep_epoch, lambda row: tracking.log_rows(wandb_run, [row])),
+        callbacks.EpochLogger(
+            checkpoint, patches, config.keep_epoch, lambda row: tracking.log_rows(wandb_run, [row])
+        ),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: upload.if_due()),
     ]
     try:
@@ -125,7 +146,9 @@ def train(wandb_run, config: Config, prepared: PreparedSet, checkpoint, signals:
             )
     except RunEnded as ended:
         if ended.status in ("diverged", "oom") and not checkpoint.epoch:
-            tracking.log_rows(wandb_run, [{"epoch": 1, OBJECTIVE: loss.worst}])  # finite, and ranked last by every search
+            tracking.log_rows(
+                wandb_run, [{"epoch": 1, OBJECTIVE: loss.worst}]
+            )  # finite, and ranked last by every search
         raise
     record.best_weights(wandb_run, checkpoint, prepared, val_data)
     return "finished"

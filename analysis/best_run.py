@@ -41,7 +41,9 @@ def write(sweep: Sweep, folder: Path) -> dict:
     """Choose, and keep the choice in `folder`; the same bytes for the same runs."""
     choice = choose(sweep)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(choice, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(
+        json.dumps(choice, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     return choice
 
 
@@ -54,13 +56,17 @@ def choose(sweep: Sweep) -> dict:
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "none"
     noise = judge_lead(sweep, best) if best else None
     if best:
-        config = ", ".join(f"{name} {value_text(best.config[name])}" for name in sweep.varied() if name in best.config)
-        statement = f"Of {len(sweep.runs)} runs ({told}) the best is {best}: {OBJECTIVE} {best.objective:.4f}"
-        statement += (f" at epoch {best.best_epoch}" if best.best_epoch else "") + (f", with {config}" if config else "")
-    else:
-        statement = (
-            f"no run of {len(sweep.runs)} ({told}) is finished with a finite {OBJECTIVE}; let the sweep go on, then --refresh"
+        config = ", ".join(
+            f"{name} {value_text(best.config[name])}"
+            for name in sweep.varied()
+            if name in best.config
         )
+        statement = f"Of {len(sweep.runs)} runs ({told}) the best is {best}: {OBJECTIVE} {best.objective:.4f}"
+        statement += (f" at epoch {best.best_epoch}" if best.best_epoch else "") + (
+            f", with {config}" if config else ""
+        )
+    else:
+        statement = f"no run of {len(sweep.runs)} ({told}) is finished with a finite {OBJECTIVE}; let the sweep go on, then --refresh"
     warnings = [noise["statement"]] if noise and noise["doubtful"] else []
     if best and not baseline:
         warnings.append(
@@ -68,7 +74,9 @@ def choose(sweep: Sweep) -> dict:
             f"nothing to compare with; make one, with {', '.join(f'{name} {value}' for name, value in BASELINE.items())}"
         )
     if best and best.recorded("data", "leaks"):
-        warnings.append("the split is random patches: validation patches lie beside training patches, so every value is too good")
+        warnings.append(
+            "the split is random patches: validation patches lie beside training patches, so every value is too good"
+        )
     warnings += sweep.mixtures()
     return {
         "sweep": sweep.path,
@@ -115,7 +123,12 @@ def find_baseline(sweep: Sweep, best: Run) -> Run | None:
         names = set(run.hyperparameters) | set(best.hyperparameters)
         other = names - set(BASELINE) - set(NOT_COMPARED)
         differs = sum(run.config.get(name) != best.config.get(name) for name in other)
-        return differs, run not in sweep.runs, run.config.get("seed") != best.config.get("seed"), run.id
+        return (
+            differs,
+            run not in sweep.runs,
+            run.config.get("seed") != best.config.get("seed"),
+            run.id,
+        )
 
     alike = [run for run in comparable(sweep, best) if run.is_baseline]
     return min(alike, key=unlikeness, default=None)
@@ -141,7 +154,9 @@ def judge_lead(sweep: Sweep, best: Run) -> dict:
     mine = best.setting(*NOT_COMPARED)
     rivals = [run for run in sweep.ranked() if run.setting(*NOT_COMPARED) != mine]
     lead = rivals[0].objective - best.objective if rivals else None
-    repeats = {setting: max(values) - min(values) for setting, values in groups.items() if len(values) > 1}
+    repeats = {
+        setting: max(values) - min(values) for setting, values in groups.items() if len(values) > 1
+    }
     spread = max(repeats.values(), default=None)
     doubtful = lead is not None and (spread is None or lead < spread)
     if lead is None:
@@ -198,7 +213,9 @@ def lines(choice: dict) -> list[str]:
         said.append("The best run holds the baseline's values: the search found nothing better")
     elif baseline:
         gain = baseline[OBJECTIVE] - choice["best"][OBJECTIVE]
-        said.append(f"Baseline: {baseline['name']} ({baseline['id']}), {OBJECTIVE} {baseline[OBJECTIVE]:.4f}; gain {gain:+.4f}")
+        said.append(
+            f"Baseline: {baseline['name']} ({baseline['id']}), {OBJECTIVE} {baseline[OBJECTIVE]:.4f}; gain {gain:+.4f}"
+        )
     if choice["noise"] and not choice["noise"]["doubtful"]:
         said.append(f"Noise: {choice['noise']['statement']}")
     said.append(f"W&B's own best_run(): {choice['wandb_best_run']['why']}")

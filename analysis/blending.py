@@ -8,7 +8,9 @@ BATCH = 16
 FLOOR = 1e-3  # of the window, so that a pixel that one patch alone covers keeps that patch's answer exactly
 
 
-def blend(image: np.ndarray, size: int, model: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
+def blend(
+    image: np.ndarray, size: int, model: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[np.ndarray]:
     """Class probabilities in bands from top to bottom: (h, w, 3) uint8 -> (rows, w, classes) float32, h rows in all.
 
     `model` maps (n, size, size, 3) uint8 to (n, size, size, classes). Patches overlap by half, the last ones end at the far
@@ -23,7 +25,9 @@ def blend(image: np.ndarray, size: int, model: Callable[[np.ndarray], np.ndarray
     sums = weights = None
     for place, row in enumerate(rows):
         band = padded[row : row + size]
-        found = np.concatenate([model(np.stack([band[:, c : c + size] for c in some])) for some in _batches(columns)])
+        found = np.concatenate(
+            [model(np.stack([band[:, c : c + size] for c in some])) for some in _batches(columns)]
+        )
         if sums is None:
             sums = np.zeros((size, padded.shape[1], found.shape[-1]), np.float32)
             weights = np.zeros((size, padded.shape[1], 1), np.float32)
@@ -53,7 +57,9 @@ def shrink(image: np.ndarray, scale: int) -> np.ndarray:
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % scale), (0, -width % scale), (0, 0)), mode="symmetric")
     blocks = padded.reshape(padded.shape[0] // scale, scale, padded.shape[1] // scale, scale, 3)
-    return ((blocks.sum(axis=(1, 3), dtype=np.uint32) + scale * scale // 2) // (scale * scale)).astype(np.uint8)
+    return (
+        (blocks.sum(axis=(1, 3), dtype=np.uint32) + scale * scale // 2) // (scale * scale)
+    ).astype(np.uint8)
 
 
 def _batches(columns: list[int]) -> Iterator[list[int]]:

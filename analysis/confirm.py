@@ -56,10 +56,15 @@ class Gain:
         """The plain sentence."""
         told = f"{abs(self.mean):.4f} ± {self.margin:.4f} of {OBJECTIVE} ({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
         if abs(self.mean) <= self.margin:
-            return f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± {self.margin:.4f} of {OBJECTIVE}" + (
-                f" ({CONFIDENCE:.0%} interval, {self.pairs} seeds)."
+            return (
+                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± {self.margin:.4f} of {OBJECTIVE}"
+                + (f" ({CONFIDENCE:.0%} interval, {self.pairs} seeds).")
             )
-        return f"The search bought {told}." if self.mean > 0 else f"The search lost {told}: the baseline is better."
+        return (
+            f"The search bought {told}."
+            if self.mean > 0
+            else f"The search lost {told}: the baseline is better."
+        )
 
 
 def compare(best: np.ndarray, baseline: np.ndarray) -> Gain:
@@ -67,7 +72,9 @@ def compare(best: np.ndarray, baseline: np.ndarray) -> Gain:
     from scipy.stats import t
 
     gains = baseline - best
-    margin = float(t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1) * gains.std(ddof=1) / math.sqrt(len(gains)))
+    margin = float(
+        t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1) * gains.std(ddof=1) / math.sqrt(len(gains))
+    )
     spreads = (best.mean(), best.std(ddof=1), baseline.mean(), baseline.std(ddof=1), gains.mean())
     return Gain(len(gains), *map(float, spreads), margin)
 
@@ -84,15 +91,37 @@ def make(waist: Waist, sweep: Sweep) -> Section:
     if not others.all() and others.sum() >= 2:
         without = compare(best[others], baseline[others])
         alone = without.statement[0].lower() + without.statement[1:]
-        statements.append(f"Seed {seen} is the one that the search chose by, which flatters it. Without it: {alone}")
-    rows = [(str(seed), float(b), float(a), float(a - b)) for seed, b, a in zip(seeds, best, baseline, strict=True)]
+        statements.append(
+            f"Seed {seen} is the one that the search chose by, which flatters it. Without it: {alone}"
+        )
+    rows = [
+        (str(seed), float(b), float(a), float(a - b))
+        for seed, b, a in zip(seeds, best, baseline, strict=True)
+    ]
     rows.append(("mean", gain.best_mean, gain.baseline_mean, gain.mean))
-    rows.append(("standard deviation", gain.best_std, gain.baseline_std, float((baseline - best).std(ddof=1))))
+    rows.append(
+        (
+            "standard deviation",
+            gain.best_std,
+            gain.baseline_std,
+            float((baseline - best).std(ddof=1)),
+        )
+    )
     caption = f"{OBJECTIVE} of the best configuration and of the baseline, by seed"
     table = Table(waist.folder / "confirm", caption, ("seed", "best", "baseline", "gain"), rows)
-    record = {"sweep": sweep.path, "statement": statements[0], **asdict(gain), "runs": [[a.id, b.id] for _, a, b in found]}
-    (waist.folder / "confirm.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    picture = Picture(_draw(waist.folder, seeds, best, baseline, gain), f"{caption}; a line joins the two runs of a seed.")
+    record = {
+        "sweep": sweep.path,
+        "statement": statements[0],
+        **asdict(gain),
+        "runs": [[a.id, b.id] for _, a, b in found],
+    }
+    (waist.folder / "confirm.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    picture = Picture(
+        _draw(waist.folder, seeds, best, baseline, gain),
+        f"{caption}; a line joins the two runs of a seed.",
+    )
     command = f"python -m analysis.confirm {sweep.path} --out {waist.folder}"
     return Section("What the search bought", command, statements + notes, [picture], [table])
 
@@ -104,7 +133,9 @@ def pairs(waist: Waist, sweep: Sweep) -> tuple[list[tuple[int, Run, Run]], list[
         raise UserError("the best configuration is the baseline's: there is nothing to confirm")
     groups = {
         "best": [run for run in sweep.runs if _usable(run, chosen) and same_setting(run, chosen)],
-        "baseline": [run for run in (*sweep.runs, *sweep.others) if _usable(run, chosen) and run.is_baseline],
+        "baseline": [
+            run for run in (*sweep.runs, *sweep.others) if _usable(run, chosen) and run.is_baseline
+        ],
     }
     by_seed = {
         role: {(run.config.get("epochs"), run.config.get("seed")): run for run in reversed(group)}
@@ -113,18 +144,34 @@ def pairs(waist: Waist, sweep: Sweep) -> tuple[list[tuple[int, Run, Run]], list[
     shared = by_seed["best"].keys() & by_seed["baseline"].keys()
     lengths = Counter(epochs for epochs, _ in shared)
     if max(lengths.values(), default=0) < 2:
-        held = " and ".join(f"{len(group)} of the {role} configuration" for role, group in groups.items())
+        held = " and ".join(
+            f"{len(group)} of the {role} configuration" for role, group in groups.items()
+        )
         raise UserError(
             f"{sweep.path}: of the finished runs {held}, and {max(lengths.values(), default=0)} pairs of one seed and length; "
             "two pairs are the fewest: put the best configuration into sweeps/confirm.yaml"
         )
     epochs = max(lengths, key=lambda length: (lengths[length], length))
-    found = sorted((seed, by_seed["best"][epochs, seed], by_seed["baseline"][epochs, seed]) for e, seed in shared if e == epochs)
+    found = sorted(
+        (seed, by_seed["best"][epochs, seed], by_seed["baseline"][epochs, seed])
+        for e, seed in shared
+        if e == epochs
+    )
     paired = {run.id for _, *both in found for run in both}
     left = sum(run.id not in paired for run in sweep.runs if run.outcome == "finished")
-    notes = [f"{left} finished runs of {sweep.path} have no partner of the same seed and length."] if left else []
+    notes = (
+        [f"{left} finished runs of {sweep.path} have no partner of the same seed and length."]
+        if left
+        else []
+    )
     gone = {outcome: count for outcome, count in sweep.counts().items() if outcome != "finished"}
-    notes += [f"Also in {sweep.path}: {', '.join(f'{count} {outcome}' for outcome, count in gone.items())}."] if gone else []
+    notes += (
+        [
+            f"Also in {sweep.path}: {', '.join(f'{count} {outcome}' for outcome, count in gone.items())}."
+        ]
+        if gone
+        else []
+    )
     return found, notes
 
 
@@ -146,15 +193,32 @@ def _usable(run: Run, chosen: Run) -> bool:
     return same_data and same_loss and run.outcome == "finished" and math.isfinite(run.objective)
 
 
-def _draw(folder: Path, seeds: np.ndarray, best: np.ndarray, baseline: np.ndarray, gain: Gain) -> Path:
+def _draw(
+    folder: Path, seeds: np.ndarray, best: np.ndarray, baseline: np.ndarray, gain: Gain
+) -> Path:
     figure, ((left, right),) = style.figure(1, 2, height=3.4, width_ratios=(1.4, 1))
     for values in zip(baseline, best, strict=True):
         left.plot((0, 1), values, color=style.GREY, linewidth=0.9, zorder=1)
     for x, (role, values) in enumerate({"baseline": baseline, "best": best}.items()):
         look = style.ROLES[role]
-        left.plot([x] * len(values), values, linestyle="", marker=look["marker"], color=look["color"], markersize=6)
+        left.plot(
+            [x] * len(values),
+            values,
+            linestyle="",
+            marker=look["marker"],
+            color=look["color"],
+            markersize=6,
+        )
         side = -0.16 if x == 0 else 0.16
-        left.errorbar(x + side, values.mean(), values.std(ddof=1), fmt="_", color="black", markersize=13, capsize=4)
+        left.errorbar(
+            x + side,
+            values.mean(),
+            values.std(ddof=1),
+            fmt="_",
+            color="black",
+            markersize=13,
+            capsize=4,
+        )
     left.set_xticks((0, 1), ("baseline", "best"))
     left.set(xlim=(-0.4, 1.4), ylabel=f"{OBJECTIVE} (no unit; lower is better)")
     left.set_title("each seed; mean and standard deviation beside")

@@ -20,7 +20,11 @@ QUANTITIES = {
 
 @click.command(context_settings={"max_content_width": 120})
 @results_option
-@click.option("--stopped", is_flag=True, help="Draw the validation curves of the sweep's stopped runs faintly behind.")
+@click.option(
+    "--stopped",
+    is_flag=True,
+    help="Draw the validation curves of the sweep's stopped runs faintly behind.",
+)
 def main(folder: Path, stopped: bool) -> None:
     """Draw training and validation loss, and mean IoU, against epochs: best run and baseline in one figure each.
 
@@ -42,10 +46,18 @@ def make(waist: Waist, stopped: bool = False) -> Section:
         for epoch, value in zip(*run.series(metric), strict=True)
     ]
     table = Table(
-        waist.folder / "curves", "Learning curves", ("run", "id", "split", "quantity", "epoch", "value"), rows, formats=("csv",)
+        waist.folder / "curves",
+        "Learning curves",
+        ("run", "id", "split", "quantity", "epoch", "value"),
+        rows,
+        formats=("csv",),
     )
     flag = " --stopped" if stopped else ""
-    section = Section("Learning curves", f"python -m analysis.curves --out {waist.folder}{flag}", pictures=pictures)
+    section = Section(
+        "Learning curves",
+        f"python -m analysis.curves --out {waist.folder}{flag}",
+        pictures=pictures,
+    )
     section.notes.extend(_notes(roles))
     table.write()
     return section
@@ -57,12 +69,28 @@ def _draw(waist: Waist, name: str, behind: list) -> Picture:
     for role, run in waist.roles().items():
         look = style.ROLES[role]
         epochs, values = run.series(val)
-        axes.plot(epochs, values, label=f"{role}, validation", markevery=max(1, len(epochs) // 15), **look)
-        axes.plot(*run.series(train), color=look["color"], linestyle=":", linewidth=1.3, label=f"{role}, training")
+        axes.plot(
+            epochs, values, label=f"{role}, validation", markevery=max(1, len(epochs) // 15), **look
+        )
+        axes.plot(
+            *run.series(train),
+            color=look["color"],
+            linestyle=":",
+            linewidth=1.3,
+            label=f"{role}, training",
+        )
         epoch = run.best_epoch
         for x, y in zip(epochs, values, strict=True):
             if x == epoch:
-                axes.plot(x, y, marker=look["marker"], color=look["color"], markersize=10, markeredgecolor="black", linestyle="")
+                axes.plot(
+                    x,
+                    y,
+                    marker=look["marker"],
+                    color=look["color"],
+                    markersize=10,
+                    markeredgecolor="black",
+                    linestyle="",
+                )
     axes.autoscale_view()
     axes.autoscale(False)  # what lies behind must not squeeze what the figure is about
     for i, run in enumerate(behind):
@@ -82,7 +110,11 @@ def _notes(roles: dict) -> list[str]:
     notes = [line for run in roles.values() for line in run.oddities()]
     lengths = {role: len(run.history) for role, run in roles.items()}
     if len(set(lengths.values())) > 1:
-        notes.append("The runs differ in length: " + ", ".join(f"{role} {count} epochs" for role, count in lengths.items()) + ".")
+        notes.append(
+            "The runs differ in length: "
+            + ", ".join(f"{role} {count} epochs" for role, count in lengths.items())
+            + "."
+        )
     return notes
 
 

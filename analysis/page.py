@@ -18,8 +18,14 @@ def render(title: str, lead: str, key: Mapping[str, str], sections: Sequence[Sec
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         lead=escape(lead),
-        key="".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for label, value in key.items()),
-        contents=" ".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in sections),
+        key="".join(
+            f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>"
+            for label, value in key.items()
+        ),
+        contents=" ".join(
+            f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>'
+            for section in sections
+        ),
         body="\n".join(map(_section, sections)),
     )
 
@@ -28,10 +34,22 @@ def _section(section: Section) -> str:
     parts = [f'<section id="{_anchor(section.title)}">', f"<h2>{escape(section.title)}</h2>"]
     parts += map(_note, section.notes)
     parts += map(_figure, section.pictures)
-    parts += [f'<div class="scroll">{table.html()}</div>' for table in section.tables if "md" in table.formats]
-    links = [f'<a href="{escape(url)}">{escape(text)}</a>' for text, url in section.links.items() if url.startswith("http")]
+    parts += [
+        f'<div class="scroll">{table.html()}</div>'
+        for table in section.tables
+        if "md" in table.formats
+    ]
+    links = [
+        f'<a href="{escape(url)}">{escape(text)}</a>'
+        for text, url in section.links.items()
+        if url.startswith("http")
+    ]
     parts += [f"<p>{' · '.join(links)}</p>"] if links else []
-    parts += [f'<p class="command">Made by <code>{escape(section.command)}</code></p>'] if section.command else []
+    parts += (
+        [f'<p class="command">Made by <code>{escape(section.command)}</code></p>']
+        if section.command
+        else []
+    )
     return "\n".join([*parts, "</section>"])
 
 

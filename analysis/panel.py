@@ -34,8 +34,16 @@ TITLES = {
 @results_option
 @data_option
 @runs_option
-@click.option("--which", type=click.Choice(WHICH), default="best", show_default=True, help="Which ten patches.")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True)
+@click.option(
+    "--which",
+    type=click.Choice(WHICH),
+    default="best",
+    show_default=True,
+    help="Which ten patches.",
+)
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of --which random.")
 def main(folder: Path, data: Path, local: Path, which: str, split: str, seed: int) -> None:
     """Show what the best run's weights see: ten patches as image, truth and prediction, in class colours.
@@ -50,7 +58,9 @@ def main(folder: Path, data: Path, local: Path, which: str, split: str, seed: in
     click.echo(folder / f"panel_{which}")
 
 
-def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0) -> Section:
+def make(
+    waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0
+) -> Section:
     """The panel and its table."""
     run = waist.roles()["best"]
     prepared = waist.data(data, run)
@@ -67,7 +77,9 @@ def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str 
     table = Table(file.with_suffix(""), caption, header, rows, formats=("csv",))
     table.write()
     command = f"python -m analysis.panel --out {waist.folder} --data {data} --which {which}"
-    command += f" --split {split}" * (split != "val") + f" --seed {seed}" * (which == "random" and seed != 0)
+    command += f" --split {split}" * (split != "val") + f" --seed {seed}" * (
+        which == "random" and seed != 0
+    )
     short = [f"Only {len(chosen)} patches qualify."] if len(chosen) < COUNT else []
     return Section(
         TITLES[which],
@@ -77,7 +89,9 @@ def make(waist: Waist, data: Path, local: Path, which: str = "best", split: str 
     )
 
 
-def singles(waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0) -> None:
+def singles(
+    waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0
+) -> None:
     """The panel's patches one by one, as panel_WHICH/01.png and so on."""
     run = waist.roles()["best"]
     prepared, found = waist.data(data, run), evaluate(waist, run, "best", split, data, local)
@@ -95,7 +109,9 @@ def select(confusions: np.ndarray, which: str, seed: int = 0) -> np.ndarray:
     """
     accuracy = np.array([metrics.accuracy(confusion) for confusion in confusions])
     ascending = np.argsort(accuracy, kind="stable")
-    ascending = ascending[~np.isnan(accuracy[ascending])]  # a patch without a labelled pixel has no accuracy
+    ascending = ascending[
+        ~np.isnan(accuracy[ascending])
+    ]  # a patch without a labelled pixel has no accuracy
     return SELECTIONS[which](ascending, confusions, seed)
 
 
@@ -118,7 +134,9 @@ def _drawn(ascending: np.ndarray, seed: int) -> np.ndarray:
 
 
 SELECTIONS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
-    "best": lambda ascending, confusions, seed: ascending[~is_trivial(confusions)[ascending]][-COUNT:],
+    "best": lambda ascending, confusions, seed: ascending[~is_trivial(confusions)[ascending]][
+        -COUNT:
+    ],
     "median": lambda ascending, confusions, seed: _middle(ascending),
     "worst": lambda ascending, confusions, seed: ascending[:COUNT],
     "random": lambda ascending, confusions, seed: _drawn(ascending, seed),
@@ -139,7 +157,9 @@ def _notes(run: Run, split: str, found: Evaluation) -> list[str]:
         return []
     accuracy = metrics.accuracy(found.confusion)
     verdict = "as recorded" if abs(accuracy - recorded) < 1e-3 else "the run recorded another"
-    return [f"Validation accuracy computed again from the weights: {accuracy:.4f}; {verdict} ({recorded:.4f})."]
+    return [
+        f"Validation accuracy computed again from the weights: {accuracy:.4f}; {verdict} ({recorded:.4f})."
+    ]
 
 
 def _draw(prepared: PreparedSet, found: Evaluation, places: list[int] | np.ndarray, first: int = 1):
@@ -148,7 +168,9 @@ def _draw(prepared: PreparedSet, found: Evaluation, places: list[int] | np.ndarr
     lines = -(-len(places) // blocks)
     size = 8.0 / (3 * BLOCKS)
     ratios = [1, 1, 1, *[0.12, 1, 1, 1] * (blocks - 1)]  # a narrow empty column between blocks
-    figure, grid = style.figure(lines, len(ratios), height=lines * (size + 0.36) + 0.6, width_ratios=ratios)
+    figure, grid = style.figure(
+        lines, len(ratios), height=lines * (size + 0.36) + 0.6, width_ratios=ratios
+    )
     if blocks == 1:
         figure.set_size_inches(3 * size * 1.4, size * 1.4 + 1.0)
     ignored = False
@@ -159,11 +181,24 @@ def _draw(prepared: PreparedSet, found: Evaluation, places: list[int] | np.ndarr
         index = found.indices[place]
         mask = prepared.masks[index]
         ignored |= bool((mask == labels.IGNORE).any())
-        layers = (prepared.images[index], labels.decode(mask), labels.decode(found.predictions[place]))
+        layers = (
+            prepared.images[index],
+            labels.decode(mask),
+            labels.decode(found.predictions[place]),
+        )
         cells = grid[line, 4 * block : 4 * block + 3]
         for axes, layer, word in zip(cells, layers, ("image", "truth", "prediction"), strict=True):
             axes.imshow(layer)
-            axes.text(0.5, -0.03, word, transform=axes.transAxes, ha="center", va="top", fontsize=7, color="#444444")
+            axes.text(
+                0.5,
+                -0.03,
+                word,
+                transform=axes.transAxes,
+                ha="center",
+                va="top",
+                fontsize=7,
+                color="#444444",
+            )
         _, tile, part, row, column, accuracy, mean_iou = _row(prepared, found, number, place)
         cells[0].set_title(
             f"{first + number} · tile {tile} part {part}, row {row} column {column}\n"

@@ -35,7 +35,11 @@ SCORES = (
 @results_option
 @data_option
 @runs_option
-@click.option("--epoch", type=click.IntRange(1), help="Weights after this epoch, where kept (--keep-epoch), not the best ones.")
+@click.option(
+    "--epoch",
+    type=click.IntRange(1),
+    help="Weights after this epoch, where kept (--keep-epoch), not the best ones.",
+)
 def main(folder: Path, data: Path, local: Path, epoch: int | None) -> None:
     """Draw precision against recall on the validation split, and tabulate what the weights reach on every split.
 
@@ -54,20 +58,34 @@ def make(waist: Waist, data: Path, local: Path, epoch: int | None = None) -> Sec
     for role, run in waist.roles().items():
         try:
             weights = _weights_role(run, epoch)
-            found[role] = {split: evaluate(waist, run, weights, split, data, local) for split in splits}
+            found[role] = {
+                split: evaluate(waist, run, weights, split, data, local) for split in splits
+            }
         except UserError as error:
             notes.append(f"{role.capitalize()}: {error}.")
     if not found:
         raise UserError(" ".join(notes))
     notes += [f"The set has no {split} split." for split in SPLITS if split not in splits]
-    sizes = sorted({run.config["val_batch_size"] for run in waist.sweep.runs if run.config.get("val_batch_size")})
+    sizes = sorted(
+        {
+            run.config["val_batch_size"]
+            for run in waist.sweep.runs
+            if run.config.get("val_batch_size")
+        }
+    )
     if epoch is None and "best" in found and len(sizes) > 1:
         notes.append(_by_batch(waist, sizes[0], sizes[-1], data, local))
     suffix = f"_epoch_{epoch}" if epoch else ""
     when = f"after {epoch} epochs" if epoch else "of the best epoch"
     per_class = [row for role, by_split in found.items() for row in _class_rows(role, by_split)]
-    scores = [(role, split, *scores_of(each).values()) for role, by_split in found.items() for split, each in by_split.items()]
-    picture, precisions = _draw(waist, {role: by_split["val"] for role, by_split in found.items()}, suffix, when)
+    scores = [
+        (role, split, *scores_of(each).values())
+        for role, by_split in found.items()
+        for split, each in by_split.items()
+    ]
+    picture, precisions = _draw(
+        waist, {role: by_split["val"] for role, by_split in found.items()}, suffix, when
+    )
     tables = [
         precisions,
         Table(
@@ -86,7 +104,9 @@ def make(waist: Waist, data: Path, local: Path, epoch: int | None = None) -> Sec
             FORMATS,
         ),
     ]
-    command = f"python -m analysis.precision_recall --out {waist.folder} --data {data}" + (f" --epoch {epoch}" if epoch else "")
+    command = f"python -m analysis.precision_recall --out {waist.folder} --data {data}" + (
+        f" --epoch {epoch}" if epoch else ""
+    )
     return Section("Precision and recall", command, notes, [picture], tables)
 
 
@@ -95,8 +115,17 @@ def scores_of(evaluation: Evaluation) -> dict[str, float]:
     confusion = evaluation.confusion
     summary = metrics.summarize(confusion, *map(float, evaluation.confident))
     present = confusion.sum(1) > 0
-    macro = [float(np.nan_to_num(values[present]).mean()) for values in metrics.precision_recall_f1(confusion)]
-    values = (summary["accuracy"], summary["precision"], summary["recall"], *macro, summary["mean_iou"])
+    macro = [
+        float(np.nan_to_num(values[present]).mean())
+        for values in metrics.precision_recall_f1(confusion)
+    ]
+    values = (
+        summary["accuracy"],
+        summary["precision"],
+        summary["recall"],
+        *macro,
+        summary["mean_iou"],
+    )
     return dict(zip(SCORES, (*values, summary.get("mean_iou_labeled", float("nan"))), strict=True))
 
 
@@ -112,8 +141,14 @@ def _weights_role(run: Run, epoch: int | None) -> str:
     if epoch is None or epoch == run.best_epoch:
         return "best"
     if epoch != kept:
-        has = f"epochs {run.best_epoch} (its best) and {kept}" if kept else f"epoch {run.best_epoch} (its best)"
-        raise UserError(f"run {run} kept the weights of {has}, not of {epoch}; train with --keep-epoch {epoch}")
+        has = (
+            f"epochs {run.best_epoch} (its best) and {kept}"
+            if kept
+            else f"epoch {run.best_epoch} (its best)"
+        )
+        raise UserError(
+            f"run {run} kept the weights of {has}, not of {epoch}; train with --keep-epoch {epoch}"
+        )
     return "kept"
 
 
@@ -132,11 +167,16 @@ def _class_rows(role: str, by_split: dict[str, Evaluation]) -> list[tuple]:
         confusion = evaluation.confusion
         share = confusion.sum(1) / confusion.sum()
         columns = (share, *metrics.precision_recall_f1(confusion), metrics.iou(confusion))
-        rows += [(role, split, name, *map(float, values)) for name, *values in zip(CLASSES, *columns, strict=True)]
+        rows += [
+            (role, split, name, *map(float, values))
+            for name, *values in zip(CLASSES, *columns, strict=True)
+        ]
     return rows
 
 
-def _draw(waist: Waist, found: dict[str, Evaluation], suffix: str, when: str) -> tuple[Picture, Table]:
+def _draw(
+    waist: Waist, found: dict[str, Evaluation], suffix: str, when: str
+) -> tuple[Picture, Table]:
     """One square of axes a run, a line a class; and the average precisions."""
     figure, (row,) = style.figure(1, len(found), height=4.6 if len(found) > 1 else 5.4, sharey=True)
     areas = {}
@@ -146,14 +186,29 @@ def _draw(waist: Waist, found: dict[str, Evaluation], suffix: str, when: str) ->
         for name, (recall, precision) in curves.items():
             look = {"color": "black", "marker": "o", "markevery": 0.12}
             if name != "micro":
-                look = {"color": style.CLASS_COLORS[name], "linestyle": style.CLASS_LINES[name], "path_effects": style.OUTLINE}
-            axes.plot(*_thin(recall, precision), label=f"{name}, AP {areas[role][name]:.3f}", **look)
-        axes.set(xlim=(0, 1.005), ylim=(0, 1.015), aspect="equal", xlabel="recall (share of the class's pixels found)")
+                look = {
+                    "color": style.CLASS_COLORS[name],
+                    "linestyle": style.CLASS_LINES[name],
+                    "path_effects": style.OUTLINE,
+                }
+            axes.plot(
+                *_thin(recall, precision), label=f"{name}, AP {areas[role][name]:.3f}", **look
+            )
+        axes.set(
+            xlim=(0, 1.005),
+            ylim=(0, 1.015),
+            aspect="equal",
+            xlabel="recall (share of the class's pixels found)",
+        )
         axes.set_title(f"{role}: {waist.run(role)}")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, handlelength=3.2)
     row[0].set_ylabel("precision (share of pixels so called that are)")
     pixels = min(len(evaluation.truth) for evaluation in found.values())
-    sampled = "every labelled pixel" if pixels < SAMPLE * 0.9 else f"a seeded sample of {pixels:,} labelled pixels"
+    sampled = (
+        "every labelled pixel"
+        if pixels < SAMPLE * 0.9
+        else f"a seeded sample of {pixels:,} labelled pixels"
+    )
     caption = f"Precision against recall on the validation split, weights {when}, from {sampled}; micro pools all classes."
     names = [name for name in (*CLASSES, "micro") if any(name in area for area in areas.values())]
     rows = [(name, *(areas[role].get(name) for role in areas)) for name in names]
@@ -163,10 +218,14 @@ def _draw(waist: Waist, found: dict[str, Evaluation], suffix: str, when: str) ->
         ("class", *areas),
         rows,
     )
-    return Picture(style.save(figure, waist.folder / f"precision_recall{suffix}.png"), caption), table
+    return Picture(
+        style.save(figure, waist.folder / f"precision_recall{suffix}.png"), caption
+    ), table
 
 
-def _thin(recall: np.ndarray, precision: np.ndarray, points: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+def _thin(
+    recall: np.ndarray, precision: np.ndarray, points: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
     """A few of the curve's points, as many as a figure's width can show."""
     chosen = np.unique(np.linspace(0, len(recall) - 1, points).astype(int))
     return recall[chosen], precision[chosen]

@@ -22,13 +22,31 @@ TINT = 0.45  # of the class colour in the overlay
 
 
 @click.command(context_settings={"max_content_width": 120})
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
-@click.option("--weights", required=True, help="Results folder, .keras file, entity/project/run_id or entity/project/model:v0.")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--weights",
+    required=True,
+    help="Results folder, .keras file, entity/project/run_id or entity/project/model:v0.",
+)
 @results_option
 @runs_option
-@click.option("--scale", type=click.IntRange(1, 64), help="Shrink by this first. Default: as the run's data was, 1 for a file.")
-@click.option("--role", type=click.Choice(["best", "kept"]), default="best", show_default=True, help="Which weights of the run.")
-def main(images: tuple[Path, ...], weights: str, folder: Path, local: Path, scale: int | None, role: str) -> None:
+@click.option(
+    "--scale",
+    type=click.IntRange(1, 64),
+    help="Shrink by this first. Default: as the run's data was, 1 for a file.",
+)
+@click.option(
+    "--role",
+    type=click.Choice(["best", "kept"]),
+    default="best",
+    show_default=True,
+    help="Which weights of the run.",
+)
+def main(
+    images: tuple[Path, ...], weights: str, folder: Path, local: Path, scale: int | None, role: str
+) -> None:
     """Predict the classes of whole images: any size, down to one pixel.
 
     Overlapping patches are blended by a smooth window; the image is shrunk and scaled as the training data was. Writes for
@@ -70,11 +88,15 @@ def find_weights(weights: str, role: str, folder: Path, local: Path) -> tuple[Pa
 
 def answering(file: Path) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
     """The weights in a file as a function from patches to probabilities, and the size of its patches."""
-    from analysis.predictions import load  # Keras, and with it seconds: after the weights are known to be there
+    from analysis.predictions import (
+        load,
+    )  # Keras, and with it seconds: after the weights are known to be there
 
     model = load(file)
     if model.output_shape[-1] != NUM_CLASSES:
-        raise UserError(f"{file} tells {model.output_shape[-1]} classes apart, this project has {NUM_CLASSES}")
+        raise UserError(
+            f"{file} tells {model.output_shape[-1]} classes apart, this project has {NUM_CLASSES}"
+        )
     return lambda patches: np.asarray(model.predict_on_batch(patches)), model.input_shape[1]
 
 
@@ -93,12 +115,16 @@ def read(file: Path) -> np.ndarray:
 def segment(image: np.ndarray, size: int, answer: Callable, scale: int = 1) -> np.ndarray:
     """Class indices of an image: (h, w, 3) uint8 RGB -> (h, w) uint8; predicted at 1/scale and enlarged again."""
     small = blending.shrink(image, scale) if scale > 1 else image
-    mask = np.concatenate([band.argmax(-1).astype(np.uint8) for band in blending.blend(small, size, answer)])
+    mask = np.concatenate(
+        [band.argmax(-1).astype(np.uint8) for band in blending.blend(small, size, answer)]
+    )
     height, width = image.shape[:2]
     return mask.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
 
 
-def make(image: np.ndarray, name: str, folder: Path, size: int, answer: Callable, scale: int) -> Section:
+def make(
+    image: np.ndarray, name: str, folder: Path, size: int, answer: Callable, scale: int
+) -> Section:
     """Mask, overlay and areas of one image."""
     mask = segment(image, size, answer, scale)
     colors = decode(mask)
@@ -109,14 +135,27 @@ def make(image: np.ndarray, name: str, folder: Path, size: int, answer: Callable
         (label, "#" + bytes(color).hex().upper(), int(count), float(count / mask.size))
         for label, color, count in zip(CLASSES, COLORS, counts, strict=True)
     ]
-    table = Table(folder / f"{name}_areas", f"Areas in {name}", ("class", "color", "pixels", "share"), rows, ("csv",))
+    table = Table(
+        folder / f"{name}_areas",
+        f"Areas in {name}",
+        ("class", "color", "pixels", "share"),
+        rows,
+        ("csv",),
+    )
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for file, pixels in files.items():
             runs.write_whole(folder / file, cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         table.write()
-    shares = ", ".join(f"{label} {share:.1%}" for label, _, _, share in sorted(rows, key=lambda row: -row[2]) if share >= 0.0005)
-    words = [f"{name}, {image.shape[1]} x {image.shape[0]} px: {shares}", *(str(folder / file) for file in files)]
+    shares = ", ".join(
+        f"{label} {share:.1%}"
+        for label, _, _, share in sorted(rows, key=lambda row: -row[2])
+        if share >= 0.0005
+    )
+    words = [
+        f"{name}, {image.shape[1]} x {image.shape[0]} px: {shares}",
+        *(str(folder / file) for file in files),
+    ]
     return Section(f"Prediction of {name}", notes=words, tables=[table])
 
 

@@ -56,25 +56,38 @@ def evaluate(waist: Waist, run: Run, role: str, split: str, data: Path, local: P
     found = compute(load(weights), prepared, split)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part.npz")
-    np.savez_compressed(part, stamp=stamp, **{spec.name: getattr(found, spec.name) for spec in fields(Evaluation)})
+    np.savez_compressed(
+        part, stamp=stamp, **{spec.name: getattr(found, spec.name) for spec in fields(Evaluation)}
+    )
     part.replace(file)
     return found
 
 
-def losses_by_batch(waist: Waist, run: Run, sizes: list[int], data: Path, local: Path) -> dict[int, float]:
+def losses_by_batch(
+    waist: Waist, run: Run, sizes: list[int], data: Path, local: Path
+) -> dict[int, float]:
     """Size of a validation batch -> the run's own loss of its best weights over the validation split, computed again."""
     from segmentation import datasets, losses
 
     prepared = waist.data(data, run)
-    model, loss = load(runs.weights(run, "best", waist.sweep.path, waist.cache, local)), losses.LOSSES[run.config["loss"]]()
+    model, loss = (
+        load(runs.weights(run, "best", waist.sweep.path, waist.cache, local)),
+        losses.LOSSES[run.config["loss"]](),
+    )
     model.compile(loss=loss, metrics=[losses.SplitSums(loss)])
     batches = {size: datasets.Patches(prepared, "val", size) for size in sizes}
-    return {size: float(model.evaluate(patches, return_dict=True, verbose=0)["loss"]) for size, patches in batches.items()}
+    return {
+        size: float(model.evaluate(patches, return_dict=True, verbose=0)["loss"])
+        for size, patches in batches.items()
+    }
 
 
 def compute(model, prepared: PreparedSet, split: str) -> Evaluation:
     """Run the model over a split, batch by batch: neither the images nor the probabilities have to fit into memory."""
-    from segmentation.datasets import Patches, predict  # Keras, and with it seconds, that the cache spares
+    from segmentation.datasets import (
+        Patches,
+        predict,
+    )  # Keras, and with it seconds, that the cache spares
 
     patches = Patches(prepared, split, BATCH)
     predictions, confusions, confident = [], [], np.zeros(2, np.int64)
@@ -85,7 +98,9 @@ def compute(model, prepared: PreparedSet, split: str) -> Evaluation:
             predictions.append(guesses)
             confusions.extend(map(metrics.confusion_matrix, masks, guesses))
             labelled, bold = masks != metrics.IGNORE, probabilities > 0.5
-            at_truth = np.take_along_axis(bold, np.where(labelled, masks, 0)[..., None].astype(np.int64), -1)[..., 0]
+            at_truth = np.take_along_axis(
+                bold, np.where(labelled, masks, 0)[..., None].astype(np.int64), -1
+            )[..., 0]
             confident[:] += np.count_nonzero(at_truth & labelled), np.count_nonzero(bold[labelled])
             yield images, masks, probabilities
 
@@ -103,7 +118,9 @@ def compute(model, prepared: PreparedSet, split: str) -> Evaluation:
 @functools.lru_cache(maxsize=1)  # one run's splits come one after the other
 def load(weights: Path):
     """The model in a .keras file, to predict with; UserError where it cannot be opened."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greeting tells nothing about the figures
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # TensorFlow's greeting tells nothing about the figures
     logging.getLogger("tensorflow").setLevel("ERROR")
     import keras
 
@@ -111,7 +128,9 @@ def load(weights: Path):
         return keras.saving.load_model(weights, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras finds wrong in a file of another version or project
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights} cannot be opened as a model of this project ({reason})") from error
+        raise UserError(
+            f"{weights} cannot be opened as a model of this project ({reason})"
+        ) from error
 
 
 def _kept(file: Path, stamp: str) -> Evaluation | None:

@@ -11,7 +11,11 @@ import numpy as np
 from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, OBJECTIVE, STATUSES, Config
 
 OTHER_KEYS = (*NOT_HYPERPARAMETERS, "configuration", "_wandb")  # of a config as W&B gives it
-NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")  # two runs that differ in no others are repeats of one configuration
+NOT_COMPARED = (
+    "seed",
+    "keep_epoch",
+    "val_batch_size",
+)  # two runs that differ in no others are repeats of one configuration
 LIVE = ("running", "pending", "preempting", "queued")
 OUTCOMES = (*STATUSES, "failed", "running")
 """How a run may have ended, in the order in which they are told: its status, or else what W&B's own state says."""
@@ -48,7 +52,9 @@ class Run:
         config = dict(record["config"])
         if not all(isinstance(row, dict) for row in record.get("history", [])):
             raise ValueError(f"a row of run {record['id']} is not an object")
-        if "activation" in config and config["activation"] is None:  # a sweep's null; a run told so by name says `linear`
+        if (
+            "activation" in config and config["activation"] is None
+        ):  # a sweep's null; a run told so by name says `linear`
             config["activation"] = "linear"
         return cls(**record | {"tags": tuple(record["tags"]), "config": config})
 
@@ -81,7 +87,9 @@ class Run:
     def hyperparameters(self) -> dict:
         """Name -> value, sorted by the order of Config's fields, then by name."""
         known = {spec.name: position for position, spec in enumerate(fields(Config))}
-        names = sorted(set(self.config) - set(OTHER_KEYS), key=lambda name: (known.get(name, len(known)), name))
+        names = sorted(
+            set(self.config) - set(OTHER_KEYS), key=lambda name: (known.get(name, len(known)), name)
+        )
         return {name: self.config[name] for name in names}
 
     @property
@@ -91,7 +99,10 @@ class Run:
 
     def setting(self, *without: str) -> str:
         """The hyperparameters as one comparable text, without those named."""
-        return json.dumps({name: value for name, value in self.hyperparameters.items() if name not in without}, sort_keys=True)
+        return json.dumps(
+            {name: value for name, value in self.hyperparameters.items() if name not in without},
+            sort_keys=True,
+        )
 
     def recorded(self, kind: str, name: str, default=None):
         """A field of the records `data` or `environment` in its config; `default` in a run of another project's shape."""
@@ -100,7 +111,10 @@ class Run:
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(epochs, values), both (n,) float64: the history's finite values of one metric, by epoch."""
-        pairs = [(number(row.get("epoch", row.get("_step"))), number(row.get(name))) for row in self.history]
+        pairs = [
+            (number(row.get("epoch", row.get("_step"))), number(row.get(name)))
+            for row in self.history
+        ]
         finite = sorted(pair for pair in pairs if all(map(math.isfinite, pair)))
         epochs, values = zip(*finite, strict=True) if finite else ((), ())
         return np.array(epochs, float), np.array(values, float)
@@ -130,7 +144,11 @@ class Run:
             yield f"run {self} ({self.outcome}) has no rows: it is counted, and drawn nowhere"
         elif not any(OBJECTIVE in row for row in self.history):
             yield f"run {self} logs no {OBJECTIVE}: it is of another project's shape, and not compared"
-        missing = [row for row in self.history if any(isinstance(value, str) and not _finite(value) for value in row.values())]
+        missing = [
+            row
+            for row in self.history
+            if any(isinstance(value, str) and not _finite(value) for value in row.values())
+        ]
         if missing:
             yield f"run {self} has {len(missing)} of {len(self.history)} rows with values that are not finite: they are left out"
         if epoch := self.second_training():
@@ -170,7 +188,9 @@ class Sweep:
 
     def ranked(self) -> list[Run]:
         """The finished runs with a finite objective, best first, ties broken by run id."""
-        finished = [run for run in self.runs if run.outcome == "finished" and math.isfinite(run.objective)]
+        finished = [
+            run for run in self.runs if run.outcome == "finished" and math.isfinite(run.objective)
+        ]
         return sorted(finished, key=lambda run: (run.objective, run.id))
 
     def mixtures(self) -> Iterator[str]:
@@ -178,13 +198,18 @@ class Sweep:
         circumstances = {
             "data sets": lambda run: str(run.recorded("data", "checksum", ""))[:12],
             "kinds of arithmetic": lambda run: " on ".join(
-                filter(None, (run.recorded("environment", name) for name in ("precision", "device")))
+                filter(
+                    None, (run.recorded("environment", name) for name in ("precision", "device"))
+                )
             ),
         }
         for what, read in circumstances.items():
             counts = Counter(filter(None, map(read, self.runs)))
             if len(counts) > 1:
-                listed = ", ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in sorted(counts.items()))
+                listed = ", ".join(
+                    f"{name} ({count} run{'s' * (count > 1)})"
+                    for name, count in sorted(counts.items())
+                )
                 yield f"the runs of the sweep were trained with {len(counts)} {what}: {listed}; compare them with care"
 
     def varied(self) -> list[str]:
@@ -195,7 +220,10 @@ class Sweep:
         return [
             name
             for name in names
-            if len({setting.get(name) for setting in settings if isinstance(setting.get(name), simple)}) > 1
+            if len(
+                {setting.get(name) for setting in settings if isinstance(setting.get(name), simple)}
+            )
+            > 1
         ]
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import click
 
-from analysis import best_run, confirm, curves, page, panel, precision_recall, predict, runs, style, sweep
+from analysis import (
+    best_run,
+    confirm,
+    curves,
+    page,
+    panel,
+    precision_recall,
+    predict,
+    runs,
+    style,
+    sweep,
+)
 from analysis.records import Sweep
 from analysis.sections import Picture, Section, Table, value_text
 from analysis.waist import Waist, data_option, refresh_option, results_option, runs_option
@@ -23,9 +34,25 @@ PAGE = "report.html"
 @results_option
 @data_option
 @runs_option
-@click.option("--compare", multiple=True, metavar="SWEEP", help="Another sweep, as one more line of progress; repeatable.")
-@click.option("--confirm", "confirmation", metavar="SWEEP", help="The sweep of sweeps/confirm.yaml: best and baseline by seed.")
-@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="A whole image to predict; repeatable.")
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="SWEEP",
+    help="Another sweep, as one more line of progress; repeatable.",
+)
+@click.option(
+    "--confirm",
+    "confirmation",
+    metavar="SWEEP",
+    help="The sweep of sweeps/confirm.yaml: best and baseline by seed.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A whole image to predict; repeatable.",
+)
 @click.option("--publish", is_flag=True, help="Also make a W&B Report and a saved workspace of it.")
 @refresh_option
 def main(sweep_path, folder, data, local, compare, confirmation, images, publish, refresh) -> None:
@@ -64,7 +91,9 @@ def main(sweep_path, folder, data, local, compare, confirmation, images, publish
     command = _command(sweep_path, folder, data, compare, confirmation, images)
     sections.append(_provenance(waist, command))
     file = folder / PAGE
-    file.write_text(page.render(page_title, waist.choice["statement"], _key(waist), sections), encoding="utf-8")
+    file.write_text(
+        page.render(page_title, waist.choice["statement"], _key(waist), sections), encoding="utf-8"
+    )
     click.echo(f"report: {file}")
     if publish:
         from analysis import publish as publishing  # needs the extra `report`
@@ -90,17 +119,31 @@ def _overview(waist: Waist) -> Section:
     searched = set(waist.sweep.varied())
     other = (baseline or {}).get("config", {})
     rows = [
-        (name, value_text(value), value_text(other[name]) if name in other else None, "searched" if name in searched else "")
+        (
+            name,
+            value_text(value),
+            value_text(other[name]) if name in other else None,
+            "searched" if name in searched else "",
+        )
         for name, value in best["config"].items()
     ]
-    table = Table(waist.folder / "configuration", "Configurations", ("hyperparameter", "best", "baseline", ""), rows)
+    table = Table(
+        waist.folder / "configuration",
+        "Configurations",
+        ("hyperparameter", "best", "baseline", ""),
+        rows,
+    )
     table.write()
     return Section("The choice", _best_run_command(waist), notes, tables=[table])
 
 
 def _key(waist: Waist) -> dict[str, str]:
     best, baseline, counts = waist.choice["best"], waist.choice["baseline"], waist.choice["counts"]
-    key = {f"runs: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}": str(len(waist.sweep.runs))}
+    key = {
+        f"runs: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}": str(
+            len(waist.sweep.runs)
+        )
+    }
     if best:
         key[f"{OBJECTIVE}, best run"] = f"{best[OBJECTIVE]:.4f}"
     if best and baseline and baseline["id"] != best["id"]:
@@ -118,12 +161,20 @@ def _provenance(waist: Waist, command: str) -> Section:
         "device": lambda run: run["device"],
         "arithmetic": lambda run: run["precision"],
         "data checksum": lambda run: run["data_checksum"],
-        "data options": lambda run: ", ".join(f"{name} {value}" for name, value in run["data_options"].items()),
+        "data options": lambda run: ", ".join(
+            f"{name} {value}" for name, value in run["data_options"].items()
+        ),
         "best epoch": lambda run: run["best_epoch"],
     }
     rows = [(fact, *(str(read(run)) for run in roles.values())) for fact, read in facts.items()]
-    tables = [Table(waist.folder / "provenance", "Provenance of the runs", ("", *roles), rows)] if roles else []
-    links = {f"sweep {waist.sweep}": waist.sweep.url} | {f"run {run['name']} ({role})": run["url"] for role, run in roles.items()}
+    tables = (
+        [Table(waist.folder / "provenance", "Provenance of the runs", ("", *roles), rows)]
+        if roles
+        else []
+    )
+    links = {f"sweep {waist.sweep}": waist.sweep.url} | {
+        f"run {run['name']} ({role})": run["url"] for role, run in roles.items()
+    }
     for table in tables:
         table.write()
     return Section("Provenance", command, tables=tables, links=links)
@@ -139,7 +190,9 @@ def _whole_images(waist: Waist, images: tuple[Path, ...], local: Path) -> Sectio
         image = predict.read(path)
         section = predict.make(image, name, folder, size, answer, scale)
         section.files()
-        figure, (row,) = style.figure(1, 3, height=2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7)
+        figure, (row,) = style.figure(
+            1, 3, height=2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7
+        )
         layers = {"image": image, "prediction": predict.read(folder / f"{name}_mask.png")}
         layers["overlay"] = predict.read(folder / f"{name}_overlay.png")
         for axes, (word, layer) in zip(row, layers.items(), strict=True):
@@ -162,7 +215,16 @@ def _best_run_command(waist: Waist) -> str:
 
 
 def _command(sweep_path, folder, data, compare, confirmation, images) -> str:
-    words = ["python", "-m", "analysis.report", sweep_path, "--out", str(folder), "--data", str(data)]
+    words = [
+        "python",
+        "-m",
+        "analysis.report",
+        sweep_path,
+        "--out",
+        str(folder),
+        "--data",
+        str(data),
+    ]
     words += [word for path in compare for word in ("--compare", path)]
     words += ["--confirm", confirmation] if confirmation else []
     words += [word for path in images for word in ("--image", str(path))]

@@ -25,10 +25,14 @@ def split_path(path: str, kind: str = "sweep") -> tuple[str, str, str]:
     """("entity", "project", "id") of a path, or of the address of a page that W&B prints. UserError for anything else."""
     words = [word for word in urlparse(path.strip()).path.split("/") if word]
     marks = [place for place, word in enumerate(words) if word in ("sweeps", "runs", "artifacts")]
-    if marks and 2 <= marks[0] < len(words) - 1:  # .../ENTITY/PROJECT/sweeps/ID, behind any prefix and before any tab
+    if (
+        marks and 2 <= marks[0] < len(words) - 1
+    ):  # .../ENTITY/PROJECT/sweeps/ID, behind any prefix and before any tab
         return words[marks[0] - 2], words[marks[0] - 1], words[marks[0] + 1]
     if len(words) != 3 or "://" in path:
-        raise UserError(f"{path!r} names no {kind}; write it as entity/project/{kind}_id, or paste the address of its page")
+        raise UserError(
+            f"{path!r} names no {kind}; write it as entity/project/{kind}_id, or paste the address of its page"
+        )
     return words[0], words[1], words[2]
 
 
@@ -62,10 +66,14 @@ def _cached(file: Path) -> Sweep | None:
     try:
         return Sweep.from_json(json.loads(file.read_text()))
     except (ValueError, TypeError, KeyError) as error:  # JSON of any other shape
-        raise UserError(f"{file} is damaged ({error!r}); remove it, and the sweep is read from W&B again") from error
+        raise UserError(
+            f"{file} is damaged ({error!r}); remove it, and the sweep is read from W&B again"
+        ) from error
 
 
-def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say: Say = print) -> Path:
+def weights(
+    run: Run, role: str, sweep_path: str, cache: Path, local: Path, say: Say = print
+) -> Path:
     """The .keras file of a run, `best` or `kept` (after Config.keep_epoch): from the cache, its artifact, or `local`/<run id>."""
     file = cache / "models" / run.id / f"{role}.keras"
     if file.is_file():
@@ -76,7 +84,9 @@ def weights(run: Run, role: str, sweep_path: str, cache: Path, local: Path, say:
     except UserError as error:
         found = _local(local / run.id, role)
         if not found:
-            raise UserError(f"no {role} weights of run {run}: {error}; nor are they in {local / run.id}") from error
+            raise UserError(
+                f"no {role} weights of run {run}: {error}; nor are they in {local / run.id}"
+            ) from error
         say(f"{role} weights of run {run} from {found}, for {error}")
         _keep(file, _whole(found).read_bytes(), cache)
     return file
@@ -90,13 +100,17 @@ def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -
         artifact = _asked(f"artifact {name}", lambda: api.artifact(f"{entity}/{project}/{word}"))
         maker = _asked(f"the run that made {name}", artifact.logged_by)
         if maker is None:
-            raise UserError(f"the run that made {name} is gone; download the file and name it: --weights FILE")
+            raise UserError(
+                f"the run that made {name} is gone; download the file and name it: --weights FILE"
+            )
         run = Run.from_json(_read_run(maker))
         file = cache / "models" / run.id / artifact.version / f"{role}.keras"
         if not file.is_file():
             _keep(file, _download(api, f"{entity}/{project}/{word}", role), cache)
         return _whole(file), run
-    run = Run.from_json(_read_run(_asked(f"run {name}", lambda: api.run(f"{entity}/{project}/{word}"))))
+    run = Run.from_json(
+        _read_run(_asked(f"run {name}", lambda: api.run(f"{entity}/{project}/{word}")))
+    )
     return weights(run, role, name, cache, local, say), run
 
 
@@ -136,7 +150,10 @@ def _read_sweep(api, path: str) -> dict:
     entity, project, _ = path.split("/")
     sweep = _asked(f"sweep {path}", lambda: api.sweep(path))
     mine = _asked(f"the runs of {path}", lambda: list(sweep.runs))
-    tagged = _asked(f"the baselines of {entity}/{project}", lambda: list(api.runs(f"{entity}/{project}", {"tags": "baseline"})))
+    tagged = _asked(
+        f"the baselines of {entity}/{project}",
+        lambda: list(api.runs(f"{entity}/{project}", {"tags": "baseline"})),
+    )
     best = _asked(f"the best run of {path}", sweep.best_run)
     ids = {run.id for run in mine}
     with ThreadPoolExecutor(READERS) as pool:
@@ -156,8 +173,20 @@ def _read_sweep(api, path: str) -> dict:
 
 def _read_run(run) -> dict:
     """One run as the cache keeps it. What cannot be read of it becomes its `problem`: one bad run spoils no report."""
-    record = {"id": run.id, "name": run.name or "", "state": run.state, "url": run.url, "tags": sorted(run.tags or [])}
-    record |= {"created": str(run.created_at or ""), "config": {}, "summary": {}, "history": [], "problem": ""}
+    record = {
+        "id": run.id,
+        "name": run.name or "",
+        "state": run.state,
+        "url": run.url,
+        "tags": sorted(run.tags or []),
+    }
+    record |= {
+        "created": str(run.created_at or ""),
+        "config": {},
+        "summary": {},
+        "history": [],
+        "problem": "",
+    }
     try:
         record["config"] = _asked("its configuration", lambda: dict(run.config))
         summary = _asked("its summary", lambda: dict(run.summary_metrics))
@@ -172,7 +201,10 @@ def _read_run(run) -> dict:
 def _scalars(row: dict) -> dict:
     """The numbers and words of a row by name, sorted, without pictures and tables; NaN is the word that W&B makes of it."""
     words = {name: row[name] for name in sorted(row) if isinstance(row[name], int | float | str)}
-    return {name: str(v) if isinstance(v, float) and not math.isfinite(v) else v for name, v in words.items()}
+    return {
+        name: str(v) if isinstance(v, float) and not math.isfinite(v) else v
+        for name, v in words.items()
+    }
 
 
 def _download(api, name: str, role: str) -> bytes:
@@ -180,9 +212,14 @@ def _download(api, name: str, role: str) -> bytes:
     artifact = _asked(f"artifact {name}", lambda: api.artifact(name, type="model"))
     names = _asked(f"the contents of {name}", lambda: sorted(artifact.manifest.entries))
     if f"{role}.keras" not in names:
-        raise UserError(f"artifact {name} holds {', '.join(names) or 'nothing'}, and no {role}.keras")
+        raise UserError(
+            f"artifact {name} holds {', '.join(names) or 'nothing'}, and no {role}.keras"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        _asked(f"{role}.keras of {name}", lambda: artifact.get_entry(f"{role}.keras").download(root=folder))
+        _asked(
+            f"{role}.keras of {name}",
+            lambda: artifact.get_entry(f"{role}.keras").download(root=folder),
+        )
         return _whole(Path(folder) / f"{role}.keras").read_bytes()
 
 
@@ -200,7 +237,9 @@ def _whole(file: Path) -> Path:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{file} is not a whole .keras file ({error}); remove it to have it fetched again") from error
+        raise UserError(
+            f"{file} is not a whole .keras file ({error}); remove it to have it fetched again"
+        ) from error
     if damaged:
         raise UserError(f"{file} is damaged at {damaged}; remove it to have it fetched again")
     return file

@@ -43,12 +43,19 @@ class Table:
         """All digits, empty where undefined; no cell is a formula to a spreadsheet."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerows([["" if _undefined(cell) else _no_formula(cell) for cell in row] for row in (self.header, *self.rows)])
+        writer.writerows(
+            [
+                ["" if _undefined(cell) else _no_formula(cell) for cell in row]
+                for row in (self.header, *self.rows)
+            ]
+        )
         return out.getvalue()
 
     def markdown(self) -> str:
         """A pipe table under its caption, numbers to the right. HTML in a cell is shown as text."""
-        header, *rows = [[_markdown(_text(cell)) for cell in row] for row in (self.header, *self.rows)]
+        header, *rows = [
+            [_markdown(_text(cell)) for cell in row] for row in (self.header, *self.rows)
+        ]
         rule = ["---:" if right else "---" for right in self.numeric()]
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
         return "\n".join([_markdown(self.caption), "", *lines, ""])
@@ -56,10 +63,15 @@ class Table:
     def latex(self) -> str:
         """A booktabs tabular in a table environment."""
         columns = "".join("r" if right else "l" for right in self.numeric())
-        rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
+        rows = [
+            " & ".join(_latex(_text(cell)) for cell in row) + r" \\"
+            for row in (self.header, *self.rows)
+        ]
         body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
         inner = [rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"]
-        return "\n".join([r"\begin{table}", rf"\caption{{{_latex(self.caption)}}}", *inner, r"\end{table}", ""])
+        return "\n".join(
+            [r"\begin{table}", rf"\caption{{{_latex(self.caption)}}}", *inner, r"\end{table}", ""]
+        )
 
     def html(self) -> str:
         """A table element with its caption."""
@@ -67,9 +79,18 @@ class Table:
 
         def line(cells, tag):
             texts = [escape(_text(cell)) for cell in cells]
-            kinds = ["n" if is_right else "long" if len(text) > LONG else "" for is_right, text in zip(right, texts, strict=True)]
+            kinds = [
+                "n" if is_right else "long" if len(text) > LONG else ""
+                for is_right, text in zip(right, texts, strict=True)
+            ]
             marks = [f' class="{kind}"' if kind else "" for kind in kinds]
-            return "<tr>" + "".join(f"<{tag}{mark}>{text}</{tag}>" for mark, text in zip(marks, texts, strict=True)) + "</tr>"
+            return (
+                "<tr>"
+                + "".join(
+                    f"<{tag}{mark}>{text}</{tag}>" for mark, text in zip(marks, texts, strict=True)
+                )
+                + "</tr>"
+            )
 
         body = "\n".join(line(row, "td") for row in self.rows)
         return (
@@ -80,7 +101,9 @@ class Table:
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""
         columns = [[row[i] for row in self.rows] for i in range(len(self.header))]
-        return [bool(cells) and all(not isinstance(cell, str) for cell in cells) for cells in columns]
+        return [
+            bool(cells) and all(not isinstance(cell, str) for cell in cells) for cells in columns
+        ]
 
 
 @dataclass(frozen=True)
@@ -96,7 +119,9 @@ class Section:
 
     def files(self) -> list[Path]:
         """Write the tables; every file of this section."""
-        return [picture.file for picture in self.pictures] + [file for table in self.tables for file in table.write()]
+        return [picture.file for picture in self.pictures] + [
+            file for table in self.tables for file in table.write()
+        ]
 
 
 def fixed(value: float | None, digits: int = 4) -> str:
@@ -126,7 +151,9 @@ def _no_formula(cell: Cell) -> Cell:
     if not isinstance(cell, str):
         return cell
     text = cell.replace("\r", " ")  # the csv module does not quote it, and it starts a new line
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+    return (
+        f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -143,7 +170,12 @@ def _markdown(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MISSING: "--"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        MISSING: "--",
+    }
     special |= {mark: "\\" + mark for mark in "&%$#_{}"}
     return "".join(special.get(letter, letter) for letter in text)
 

@@ -53,9 +53,16 @@ SERIES = [
 ]
 """For things without a meaning of their own, in order."""
 
-CLASS_COLORS = {name: tuple(color / 255) for name, color in zip(CLASSES, COLORS.astype(float), strict=True)}
-CLASS_LINES = dict(zip(CLASSES, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))), strict=True))
-OUTLINE = [Stroke(linewidth=2.6, foreground="black"), Normal()]  # class colours are given, and yellow on white is not seen
+CLASS_COLORS = {
+    name: tuple(color / 255) for name, color in zip(CLASSES, COLORS.astype(float), strict=True)
+}
+CLASS_LINES = dict(
+    zip(CLASSES, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))), strict=True)
+)
+OUTLINE = [
+    Stroke(linewidth=2.6, foreground="black"),
+    Normal(),
+]  # class colours are given, and yellow on white is not seen
 
 WIDTH = 8.0  # inches: the width of every figure, so that their text is of one size on a page
 DPI = 140
@@ -80,7 +87,9 @@ mpl.rcdefaults()  # a user's own matplotlibrc must not change a pixel
 mpl.rcParams.update(RC)
 
 
-def figure(rows: int = 1, columns: int = 1, height: float = 3.4, **options) -> tuple[Figure, np.ndarray]:
+def figure(
+    rows: int = 1, columns: int = 1, height: float = 3.4, **options
+) -> tuple[Figure, np.ndarray]:
     """A figure of WIDTH x height inches and its axes (rows, columns). pyplot, which keeps figures alive, is not used."""
     made = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(made)
@@ -108,5 +117,8 @@ def outcome_legend(outcomes, **options) -> dict:
 
 def class_legend(ignored: bool = False) -> list[Patch]:
     """One coloured patch per class, and black for what nobody annotated."""
-    patches = [Patch(facecolor=color, edgecolor="black", linewidth=0.4, label=name) for name, color in CLASS_COLORS.items()]
+    patches = [
+        Patch(facecolor=color, edgecolor="black", linewidth=0.4, label=name)
+        for name, color in CLASS_COLORS.items()
+    ]
     return patches + ([Patch(facecolor="black", label="not annotated")] if ignored else [])

@@ -48,14 +48,18 @@ def make(waist: Waist, others: Sequence[Sweep] = ()) -> Section:
     pictures, tables = [], []
     for draw in (_progress, _curves, _parallel, _parameters, _importance):
         try:
-            picture, table = draw(waist.folder, [waist.sweep, *others] if draw is _progress else waist.sweep)
+            picture, table = draw(
+                waist.folder, [waist.sweep, *others] if draw is _progress else waist.sweep
+            )
         except UserError as error:
             notes.append(str(error))
             continue
         pictures.append(picture)
         tables += [table] if table else []
     table = _runs_table(waist.folder, waist.sweep)
-    command = " ".join(["python -m analysis.sweep", *(other.path for other in others), "--out", str(waist.folder)])
+    command = " ".join(
+        ["python -m analysis.sweep", *(other.path for other in others), "--out", str(waist.folder)]
+    )
     return Section("The search", command, notes, pictures, [table, *tables])
 
 
@@ -65,11 +69,21 @@ def progress(sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
     Rows without a time, as other projects may have, come in the order of their runs.
     """
     rows = [
-        (number(row.get("_timestamp")) if "_timestamp" in row else 0.0, place, i, number(row.get(OBJECTIVE)))
+        (
+            number(row.get("_timestamp")) if "_timestamp" in row else 0.0,
+            place,
+            i,
+            number(row.get(OBJECTIVE)),
+        )
         for place, run in enumerate(sweep.runs)
         for i, row in enumerate(run.history)
     ]
-    values = np.array([value if math.isfinite(value) else math.inf for *_, value in sorted(rows, key=lambda row: row[:3])])
+    values = np.array(
+        [
+            value if math.isfinite(value) else math.inf
+            for *_, value in sorted(rows, key=lambda row: row[:3])
+        ]
+    )
     return np.arange(1, len(values) + 1), np.minimum.accumulate(values) if len(values) else values
 
 
@@ -77,21 +91,33 @@ def _progress(folder: Path, sweeps: list[Sweep]) -> tuple[Picture, Table]:
     lines = {_label(sweep): progress(sweep) for sweep in sweeps}
     lines = {label: line for label, line in lines.items() if np.isfinite(line[1]).any()}
     if not lines:
-        raise UserError("no run logged a finite objective yet: nothing to draw the search's progress from")
+        raise UserError(
+            "no run logged a finite objective yet: nothing to draw the search's progress from"
+        )
     figure, ((axes,),) = style.figure(height=3.6)
-    for look, (label, (epochs, lowest)) in zip(style.SERIES * len(lines), lines.items(), strict=False):
-        axes.step(epochs, lowest, where="post", label=label, markevery=_improvements(lowest), **look)
+    for look, (label, (epochs, lowest)) in zip(
+        style.SERIES * len(lines), lines.items(), strict=False
+    ):
+        axes.step(
+            epochs, lowest, where="post", label=label, markevery=_improvements(lowest), **look
+        )
     axes.set(xlabel="epochs trained, all runs together", ylabel=f"lowest {OBJECTIVE} so far")
     axes.legend()
-    caption = (
-        "What the search bought for its budget: the lowest objective found so far against the epochs spent, a mark a new best."
-    )
+    caption = "What the search bought for its budget: the lowest objective found so far against the epochs spent, a mark a new best."
     rows = [
         (label, int(epoch), float(value))
         for label, (epochs, lowest) in lines.items()
-        for epoch, value in zip(epochs[_improvements(lowest)], lowest[_improvements(lowest)], strict=True)
+        for epoch, value in zip(
+            epochs[_improvements(lowest)], lowest[_improvements(lowest)], strict=True
+        )
     ]
-    table = Table(folder / "sweep_progress", "Each new best of the search", ("sweep", "epochs", OBJECTIVE), rows, ("csv",))
+    table = Table(
+        folder / "sweep_progress",
+        "Each new best of the search",
+        ("sweep", "epochs", OBJECTIVE),
+        rows,
+        ("csv",),
+    )
     return Picture(style.save(figure, folder / "sweep_progress.png"), caption), table
 
 
@@ -103,8 +129,22 @@ def _curves(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     figure, ((axes,),) = style.figure(height=3.9)
     for run, epochs, losses in drawn:
         look = style.OUTCOMES[run.outcome]
-        axes.plot(epochs, losses, color=look["color"], linestyle=look["linestyle"], linewidth=1.1, alpha=0.85)
-        axes.plot(epochs[-1], losses[-1], marker=look["marker"], color=look["color"], markeredgecolor="white", markersize=6)
+        axes.plot(
+            epochs,
+            losses,
+            color=look["color"],
+            linestyle=look["linestyle"],
+            linewidth=1.1,
+            alpha=0.85,
+        )
+        axes.plot(
+            epochs[-1],
+            losses[-1],
+            marker=look["marker"],
+            color=look["color"],
+            markeredgecolor="white",
+            markersize=6,
+        )
     rungs = hyperband_rungs(sweep.config, max(epochs[-1] for _, epochs, _ in drawn))
     for rung in rungs:
         axes.axvline(rung, color=style.GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
@@ -116,7 +156,11 @@ def _curves(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     for text, (outcome, count) in zip(legend.get_texts(), counts.items(), strict=True):
         text.set_text(f"{outcome}: {count}")
     caption = "Validation loss of every run, by how it ended; a mark where its curve ends."
-    caption += f" Hyperband judges at the dashed lines, epoch {', '.join(map(str, rungs))}." if rungs else ""
+    caption += (
+        f" Hyperband judges at the dashed lines, epoch {', '.join(map(str, rungs))}."
+        if rungs
+        else ""
+    )
     return Picture(style.save(figure, folder / "sweep_curves.png"), caption), None
 
 
@@ -139,7 +183,9 @@ def hyperband_rungs(config: dict, last: float) -> list[int]:
 def _comparable(sweep: Sweep) -> list[Run]:
     found = [run for run in sweep.runs if math.isfinite(run.objective) and run.outcome != "running"]
     if len(found) < 2:
-        raise UserError("fewer than two runs ended with a finite objective: no hyperparameters to compare")
+        raise UserError(
+            "fewer than two runs ended with a finite objective: no hyperparameters to compare"
+        )
     return found
 
 
@@ -155,23 +201,43 @@ def _parallel(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     colors = mpl.colormaps["cividis_r"](0.15 + 0.85 * (1 - objective.places))
     for i in sorted(range(len(found)), key=lambda i: -found[i].objective):
         best = finished.get(found[i].id) == 0
-        look = {"color": colors[i], "linewidth": 1.2, "linestyle": style.OUTCOMES[found[i].outcome]["linestyle"], "alpha": 0.9}
+        look = {
+            "color": colors[i],
+            "linewidth": 1.2,
+            "linestyle": style.OUTCOMES[found[i].outcome]["linestyle"],
+            "alpha": 0.9,
+        }
         axes.plot(
-            places[i], **look | ({"color": "black", "linewidth": 2.6, "linestyle": "-", "label": "best run"} if best else {})
+            places[i],
+            **look
+            | (
+                {"color": "black", "linewidth": 2.6, "linestyle": "-", "label": "best run"}
+                if best
+                else {}
+            ),
         )
     for x, (name, scale) in enumerate(zip([*names, OBJECTIVE], [*scales, objective], strict=True)):
         axes.axvline(x, color="black", linewidth=0.8)
         for place, text in scale.ticks():
-            axes.annotate(text, (x, place), (3, 0), textcoords="offset points", fontsize=7.5, va="center", zorder=9, **BOX)
-        axes.text(x, 1.06, name + (" (log)" if scale.log else ""), ha="center", va="bottom", fontsize=8.5)
+            axes.annotate(
+                text,
+                (x, place),
+                (3, 0),
+                textcoords="offset points",
+                fontsize=7.5,
+                va="center",
+                zorder=9,
+                **BOX,
+            )
+        axes.text(
+            x, 1.06, name + (" (log)" if scale.log else ""), ha="center", va="bottom", fontsize=8.5
+        )
     axes.set(xlim=(-0.1, len(names) + 0.35), ylim=(-0.05, 1.05), xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     if finished:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01))
-    caption = (
-        "Parallel coordinates: a line a run through its hyperparameters to its objective, darker is better; line styles as above."
-    )
+    caption = "Parallel coordinates: a line a run through its hyperparameters to its objective, darker is better; line styles as above."
     return Picture(style.save(figure, folder / "sweep_parallel.png"), caption), None
 
 
@@ -182,13 +248,21 @@ class Scale:
     """Values of one hyperparameter, or of the objective, as places 0..1 along an axis."""
 
     def __init__(self, values: list, rank: bool = False):
-        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        numeric = all(
+            isinstance(value, int | float) and not isinstance(value, bool) for value in values
+        )
         self.words = None if numeric else sorted({value_text(value) for value in values})
-        raw = np.array(values if numeric else [self.words.index(value_text(value)) for value in values], float)
-        self.log = bool(numeric and not rank and raw.min() > 0 and raw.max() / raw.min() >= LOG_FROM)
+        raw = np.array(
+            values if numeric else [self.words.index(value_text(value)) for value in values], float
+        )
+        self.log = bool(
+            numeric and not rank and raw.min() > 0 and raw.max() / raw.min() >= LOG_FROM
+        )
         self.distinct = sorted(set(raw.tolist()))
         raw = np.log10(raw) if self.log else raw
-        top = _top(raw) if rank else raw.max()  # a diverged run must not squeeze all others together
+        top = (
+            _top(raw) if rank else raw.max()
+        )  # a diverged run must not squeeze all others together
         self.low, self.high = raw.min(), max(top, raw.min() + 1e-12)
         self.whole = numeric and all(float(value).is_integer() for value in values)
         self.clipped = raw.max() > self.high
@@ -202,7 +276,10 @@ class Scale:
             return [(i / max(1, len(self.words) - 1), word) for i, word in enumerate(self.words)]
         if self.named:
             values = np.log10(self.distinct) if self.log else np.array(self.distinct)
-            return [((raw - self.low) / (self.high - self.low), f"{v:g}") for raw, v in zip(values, self.distinct, strict=True)]
+            return [
+                ((raw - self.low) / (self.high - self.low), f"{v:g}")
+                for raw, v in zip(values, self.distinct, strict=True)
+            ]
         raw = np.linspace(self.low, self.high, 5)
         values = 10**raw if self.log else raw
         texts = [f"{value:.0f}" if self.whole else f"{value:.3g}" for value in values]
@@ -213,7 +290,9 @@ class Scale:
 def _parameters(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     found, names = _comparable(sweep), sweep.varied()
     if not names:
-        raise UserError("all runs have the same hyperparameters: nothing to draw the objective against")
+        raise UserError(
+            "all runs have the same hyperparameters: nothing to draw the objective against"
+        )
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure, grid = style.figure(lines, columns, height=2.5 * lines + 0.5, sharey=True)
@@ -226,7 +305,13 @@ def _parameters(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
             look = style.OUTCOMES[run.outcome]
             x = value if scale.words is None else scale.words.index(value_text(value))
             axes.plot(
-                x, run.objective, marker=look["marker"], color=look["color"], linestyle="", markeredgecolor="white", markersize=7
+                x,
+                run.objective,
+                marker=look["marker"],
+                color=look["color"],
+                linestyle="",
+                markeredgecolor="white",
+                markersize=7,
             )
         if scale.words is not None:
             axes.set_xticks(range(len(scale.words)), scale.words)
@@ -242,7 +327,9 @@ def _parameters(folder: Path, sweep: Sweep) -> tuple[Picture, None]:
     for axes in grid[:, 0]:
         axes.set_ylabel(OBJECTIVE)
     _focus(grid[0, 0], np.array([run.objective for run in found]))
-    outcomes = [outcome for outcome in sweep.counts() if any(run.outcome == outcome for run in found)]
+    outcomes = [
+        outcome for outcome in sweep.counts() if any(run.outcome == outcome for run in found)
+    ]
     legend = style.outcome_legend(outcomes, loc="outside lower center", ncols=len(outcomes))
     for handle in legend["handles"]:
         handle.set_linestyle("")
@@ -261,16 +348,22 @@ def _importance(folder: Path, sweep: Sweep) -> tuple[Picture, Table]:
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.05), xlabel="importance (share of the objective's variance, fANOVA)")
     axes.grid(visible=False, axis="y")
-    caption = (
-        f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs; little is certain below some 50."
+    caption = f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs; little is certain below some 50."
+    table = Table(
+        folder / "sweep_importance",
+        caption,
+        ("hyperparameter", "importance"),
+        list(shares.items()),
+        ("csv",),
     )
-    table = Table(folder / "sweep_importance", caption, ("hyperparameter", "importance"), list(shares.items()), ("csv",))
     return Picture(style.save(figure, folder / "sweep_importance.png"), caption), table
 
 
 def _runs_table(folder: Path, sweep: Sweep) -> Table:
     names = sweep.varied()
-    ordered = sorted(sweep.runs, key=lambda run: (run.outcome != "finished", _last(run.objective), run.id))
+    ordered = sorted(
+        sweep.runs, key=lambda run: (run.outcome != "finished", _last(run.objective), run.id)
+    )
     rows = [
         (
             run.name or run.id,
@@ -283,11 +376,20 @@ def _runs_table(folder: Path, sweep: Sweep) -> Table:
         for run in ordered
     ]
     header = ("run", "id", "outcome", "epochs", OBJECTIVE, *names)
-    return Table(folder / "sweep_runs", "Runs of the sweep, the finished ones first, best first", header, rows)
+    return Table(
+        folder / "sweep_runs",
+        "Runs of the sweep, the finished ones first, best first",
+        header,
+        rows,
+    )
 
 
 def _label(sweep: Sweep) -> str:
-    method = (sweep.config.get("scheduler") or {}).get("engine") or sweep.config.get("method") or "unknown method"
+    method = (
+        (sweep.config.get("scheduler") or {}).get("engine")
+        or sweep.config.get("method")
+        or "unknown method"
+    )
     early = (sweep.config.get("early_terminate") or {}).get("type")
     return f"{sweep}: {method}{f' + {early}' if early else ''}, {len(sweep.runs)} runs"
 
@@ -305,7 +407,11 @@ def _focus(axes, values: np.ndarray) -> None:
         margin = 0.06 * (top - low)
         axes.set_ylim(low - margin, top + margin)
         beyond = int((finite > top + margin).sum())
-        axes.set_title(f"{beyond} value{'s' * (beyond > 1)} above the axis, up to {high:.3g}", fontsize=8, color="#555555")
+        axes.set_title(
+            f"{beyond} value{'s' * (beyond > 1)} above the axis, up to {high:.3g}",
+            fontsize=8,
+            color="#555555",
+        )
 
 
 def _top(values: np.ndarray) -> float:

@@ -42,7 +42,9 @@ def compiled(config: Config, size: int) -> keras.Model:
     keras.utils.set_random_seed(0)
     model = models.build(config, size)
     loss = losses.LOSSES[config.loss]()
-    model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)])
+    model.compile(
+        keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)]
+    )
     return model
 
 
@@ -71,8 +73,15 @@ def published_model(size: int) -> keras.Model:
     network = models._unet(image, "relu")
     scores = keras.layers.Conv2D(NUM_CLASSES, 1, activation="softmax")(network)
     model = keras.Model(image, scores)
-    loss = sm.losses.DiceLoss(class_weights=np.full(NUM_CLASSES, 0.1666)) + sm.losses.CategoricalFocalLoss()
-    model.compile(keras.optimizers.Adam(0.007), loss, metrics=["accuracy", keras.metrics.Precision(), keras.metrics.Recall()])
+    loss = (
+        sm.losses.DiceLoss(class_weights=np.full(NUM_CLASSES, 0.1666))
+        + sm.losses.CategoricalFocalLoss()
+    )
+    model.compile(
+        keras.optimizers.Adam(0.007),
+        loss,
+        metrics=["accuracy", keras.metrics.Precision(), keras.metrics.Recall()],
+    )
     return model
 
 
@@ -80,10 +89,14 @@ def published_model(size: int) -> keras.Model:
 @click.argument("folder")
 @click.option("--batch-size", default=16, show_default=True)
 @click.option("--steps", default=40, show_default=True, help="Train steps an epoch.")
-@click.option("--repeats", default=5, show_default=True, help="Epochs of each kind; the median counts.")
+@click.option(
+    "--repeats", default=5, show_default=True, help="Epochs of each kind; the median counts."
+)
 @click.option("--augment", default="full", show_default=True)
 @click.option("--precision", default="auto", show_default=True)
-def main(folder: str, batch_size: int, steps: int, repeats: int, augment: str, precision: str) -> None:
+def main(
+    folder: str, batch_size: int, steps: int, repeats: int, augment: str, precision: str
+) -> None:
     """Time an epoch of FOLDER's training split against bare steps and against the published set-up."""
     prepared = PreparedSet.open(folder)
     size = prepared.patch_size
@@ -96,25 +109,37 @@ def main(folder: str, batch_size: int, steps: int, repeats: int, augment: str, p
     published = published_model(size)
     chosen = prepared.indices("train")[: batch_size * min(steps, 8)]
     floats = prepared.images[chosen].astype(np.float32) / 255
-    one_hot = np.eye(NUM_CLASSES + 1, dtype=np.float32)[np.minimum(prepared.masks[chosen], NUM_CLASSES)][..., :NUM_CLASSES]
+    one_hot = np.eye(NUM_CLASSES + 1, dtype=np.float32)[
+        np.minimum(prepared.masks[chosen], NUM_CLASSES)
+    ][..., :NUM_CLASSES]
     in_memory = floats.nbytes + one_hot.nbytes
 
     seconds = {"bare": [], "ours": [], "published": []}
-    arrays = tf.data.Dataset.from_tensor_slices((floats, one_hot)).repeat().batch(batch_size).take(steps)
+    arrays = (
+        tf.data.Dataset.from_tensor_slices((floats, one_hot)).repeat().batch(batch_size).take(steps)
+    )
     for repeat in range(repeats + 1):
-        found = {"bare": timed(ours, bare), "ours": timed(ours, data), "published": timed(published, arrays)}
+        found = {
+            "bare": timed(ours, bare),
+            "ours": timed(ours, data),
+            "published": timed(published, arrays),
+        }
         if repeat:  # the first compiles
             for name, value in found.items():
                 seconds[name].append(value)
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{device}, {precision}, batch {batch_size}, {size} px, {steps} steps, augment {augment}, median of {repeats}")
+    print(
+        f"{device}, {precision}, batch {batch_size}, {size} px, {steps} steps, augment {augment}, median of {repeats}"
+    )
     for name, values in seconds.items():
         print(f"{name:10} {medians[name]:7.2f} s  ({min(values):.2f} to {max(values):.2f})")
     pairs = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True))
     print(f"ours / bare       {pairs:.3f}   (aim: at most 1.05)")
     print(f"published / ours  {medians['published'] / medians['ours']:.2f}")
-    print(f"memory a patch    ours {4 * size**2 / 1024:.0f} KiB mapped, published {in_memory / len(chosen) / 1024:.0f} KiB held")
+    print(
+        f"memory a patch    ours {4 * size**2 / 1024:.0f} KiB mapped, published {in_memory / len(chosen) / 1024:.0f} KiB held"
+    )
 
 
 if __name__ == "__main__":

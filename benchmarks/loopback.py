@@ -76,14 +76,29 @@ def seed(folder: Path, sizes: list[int]) -> dict[int, str]:
                 config = {"rate": 10 ** chance.uniform(-4, -1), "batch": chance.randint(1, 32)}
                 config |= {"activation": chance.choice(["relu", "tanh", "swish", None])}
                 wrapped = dumps({name: {"value": value} for name, value in config.items()})
-                losses = [abs(config["rate"] - 0.003) + 1 / (epoch + 1) + chance.random() / 9 for epoch in range(EPOCHS)]
-                run = runs.create(store, project, f"s{size}r{number}", sweep_id=sweep, state="finished", config=wrapped)
-                rows = [dumps({"_step": n + 1, "loss": loss, "val_loss": loss}) for n, loss in enumerate(losses)]
+                losses = [
+                    abs(config["rate"] - 0.003) + 1 / (epoch + 1) + chance.random() / 9
+                    for epoch in range(EPOCHS)
+                ]
+                run = runs.create(
+                    store,
+                    project,
+                    f"s{size}r{number}",
+                    sweep_id=sweep,
+                    state="finished",
+                    config=wrapped,
+                )
+                rows = [
+                    dumps({"_step": n + 1, "loss": loss, "val_loss": loss})
+                    for n, loss in enumerate(losses)
+                ]
                 sql = "INSERT INTO history (run_id, line, step, row) VALUES (?, ?, ?, ?)"
                 store.many(sql, [(run, n, n + 1, row) for n, row in enumerate(rows)])
                 keys = dumps({"keys": {}, "lastStep": EPOCHS})  # scan_history reads up to this step
                 summary = dumps({"loss": min(losses)})
-                lifecycle.change(store, run, history_lines=EPOCHS, history_keys=keys, summary=summary)
+                lifecycle.change(
+                    store, run, history_lines=EPOCHS, history_keys=keys, summary=summary
+                )
         names[size] = f"sweep{size}"
     return names
 
@@ -108,16 +123,29 @@ class Client:
         return time.perf_counter() - started
 
 
-def stream(server: daemon.Server, run: str, until: float, rows: int, most: int | None = None) -> list[float]:
+def stream(
+    server: daemon.Server, run: str, until: float, rows: int, most: int | None = None
+) -> list[float]:
     """Logs `rows` rows a request to one run until a moment, or until `most` rows are sent; the requests' seconds."""
     client, line, spent = Client(server), 0, []
     while time.perf_counter() < until and (most is None or line < most):
         content = [
-            json.dumps({"_step": line + n, "loss": 1 / (line + n + 1), "val_loss": 0.5, "lr": 0.001, "_timestamp": 1.0})
+            json.dumps(
+                {
+                    "_step": line + n,
+                    "loss": 1 / (line + n + 1),
+                    "val_loss": 0.5,
+                    "lr": 0.001,
+                    "_timestamp": 1.0,
+                }
+            )
             for n in range(rows)
         ]
         files = {"wandb-history.jsonl": {"offset": line, "content": content}}
-        files["wandb-summary.json"] = {"offset": 0, "content": [json.dumps({"loss": 1 / (line + 1)})]}
+        files["wandb-summary.json"] = {
+            "offset": 0,
+            "content": [json.dumps({"loss": 1 / (line + 1)})],
+        }
         spent.append(client.post(f"/files/loopback/bench/{run}/file_stream", {"files": files}))
         line += rows
     return spent
@@ -137,13 +165,17 @@ def latency(server: daemon.Server, requests: int = 200) -> None:
     client = Client(server)
     spent = [client.post("/graphql", {"query": "{ viewer { id } }"}) for _ in range(requests)]
     p50, p95 = statistics.median(spent), quantile(spent, 0.95)
-    print(f"one request on a kept-alive connection: median {p50 * 1e3:.1f} ms, p95 {p95 * 1e3:.1f} ms")
+    print(
+        f"one request on a kept-alive connection: median {p50 * 1e3:.1f} ms, p95 {p95 * 1e3:.1f} ms"
+    )
 
 
 def reading(server: daemon.Server, sweep: str) -> None:
     """Prints how long wandb.Api takes to read every row of a sweep of READ runs."""
     command = [sys.executable, "-c", READING, f"loopback/bench/{sweep}"]
-    done = subprocess.run(command, env=daemon.environment(server), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=daemon.environment(server), check=True, capture_output=True, text=True
+    )
     rows, seconds = done.stdout.split()
     print(f"wandb.Api reads {READ} runs, {rows} rows: {float(seconds):.2f} s")
 
@@ -152,15 +184,25 @@ def throughput(server: daemon.Server, seconds: float) -> None:
     """Prints requests per second with LOGGING runs at once."""
     names, until = open_runs(server, "load"), time.perf_counter() + seconds
     with ThreadPoolExecutor(LOGGING) as pool:
-        spent = [second for part in pool.map(lambda name: stream(server, name, until, 1), names) for second in part]
+        spent = [
+            second
+            for part in pool.map(lambda name: stream(server, name, until, 1), names)
+            for second in part
+        ]
     rate, p50, p95 = len(spent) / seconds, statistics.median(spent), quantile(spent, 0.95)
-    print(f"{LOGGING} runs logging at once: {rate:.0f} requests/s, median {p50 * 1e3:.1f} ms, p95 {p95 * 1e3:.1f} ms")
-    print(f"  W&B's client sends one request a run every 15 s: ratio to what {LOGGING} runs need {rate / (LOGGING / 15):.0f}")
+    print(
+        f"{LOGGING} runs logging at once: {rate:.0f} requests/s, median {p50 * 1e3:.1f} ms, p95 {p95 * 1e3:.1f} ms"
+    )
+    print(
+        f"  W&B's client sends one request a run every 15 s: ratio to what {LOGGING} runs need {rate / (LOGGING / 15):.0f}"
+    )
 
 
 def growth(server: daemon.Server, names: dict[int, str], repeats: int) -> None:
     """Prints the time of a suggestion and of a page of runs for each size of the sweep."""
-    print(f"{'runs':>6} {'first suggestion':>17} {'suggestion p50':>15} {'p95':>8} {'page p50':>9} {'p95':>8}   (seconds)")
+    print(
+        f"{'runs':>6} {'first suggestion':>17} {'suggestion p50':>15} {'p95':>8} {'page p50':>9} {'p95':>8}   (seconds)"
+    )
     seen = {}
     for size, name in names.items():
         agent = ask(server.url, server.key, AGENT, s=name)["createAgent"]["agent"]["id"]
@@ -178,7 +220,9 @@ def growth(server: daemon.Server, names: dict[int, str], repeats: int) -> None:
     low, high = sorted(seen)[-2:]
     for place, what in enumerate(("suggestion", "page")):
         ratio = seen[high][place] / seen[low][place]
-        print(f"  {what}: {high} runs take {ratio:.2f} x the time of {low} (linear: {high / low:.2f})")
+        print(
+            f"  {what}: {high} runs take {ratio:.2f} x the time of {low} (linear: {high / low:.2f})"
+        )
 
 
 def suggestion(server: daemon.Server, agent: str) -> float:
@@ -188,7 +232,11 @@ def suggestion(server: daemon.Server, agent: str) -> float:
     spent = time.perf_counter() - started
     (command,) = json.loads(reply["agentHeartbeat"]["commands"])
     row = json.dumps({"_step": 1, "loss": random.random()})  # noqa: S311  any number will do
-    body = {"files": {"wandb-history.jsonl": {"offset": 0, "content": [row]}}, "complete": True, "exitcode": 0}
+    body = {
+        "files": {"wandb-history.jsonl": {"offset": 0, "content": [row]}},
+        "complete": True,
+        "exitcode": 0,
+    }
     Client(server).post(f"/files/loopback/bench/{command['run_id']}/file_stream", body)
     return spent
 
@@ -197,7 +245,11 @@ def memory(server: daemon.Server, process: int) -> None:
     """Prints the server's memory before and after LOGGING runs log a row a second for an hour."""
 
     def resident() -> float:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return (
+            int(Path(f"/proc/{process}/statm").read_text().split()[1])
+            * os.sysconf("SC_PAGE_SIZE")
+            / 2**20
+        )
 
     def hour(prefix: str, rows: int) -> None:
         names = open_runs(server, prefix)
@@ -208,12 +260,16 @@ def memory(server: daemon.Server, process: int) -> None:
     before = resident()
     hour("hour", 3600)
     after = resident()
-    print(f"memory: {before:.0f} MiB, after {LOGGING * 3600} further rows {after:.0f} MiB, ratio {after / before:.2f}")
+    print(
+        f"memory: {before:.0f} MiB, after {LOGGING * 3600} further rows {after:.0f} MiB, ratio {after / before:.2f}"
+    )
 
 
 def main() -> None:
     """Runs everything on a fresh store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000, 5000])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -221,12 +277,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sizes = {READ, *options.sizes}
-        command = [sys.executable, "-c", _SEED, scratch, *map(str, sizes)]  # releases the store's lock
-        names = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command = [
+            sys.executable,
+            "-c",
+            _SEED,
+            scratch,
+            *map(str, sizes),
+        ]  # releases the store's lock
+        names = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
         names = {int(size): name for size, name in names.items()}
         serve = [sys.executable, "-m", "loopback", "serve", "--dir", scratch, "--port", "0"]
         root = str(Path(__file__).parent.parent)
-        process = subprocess.Popen(serve, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            serve, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             while (server := daemon.find(folder)) is None and process.poll() is None:
                 threading.Event().wait(0.1)

@@ -50,7 +50,12 @@ def floor(parts: list[Part]) -> None:
 def ours(root: Path) -> None:
     """The whole of `segmentation.prepare`, checks and writing included."""
     with tempfile.TemporaryDirectory() as folder:
-        prepare(root, Path(folder) / "set", Options(patch_size=SIZE, grid="crop", split="random"), workers=WORKERS)
+        prepare(
+            root,
+            Path(folder) / "set",
+            Options(patch_size=SIZE, grid="crop", split="random"),
+            workers=WORKERS,
+        )
 
 
 def published(parts: list[Part]) -> None:
@@ -100,14 +105,20 @@ WAYS = {"floor": floor, "ours": ours, "published": published}
 def measure(way: str, raw: Path) -> dict[str, float]:
     """Seconds and peak MiB of one way, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.prepare", str(raw.absolute()), "--only", way]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    )
     return json.loads(done.stdout)
 
 
 @click.command()
 @click.argument("raw", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of the two short ways; the best counts."
+    "--repeats",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Runs of the two short ways; the best counts.",
 )
 @click.option("--only", type=click.Choice(list(WAYS)), hidden=True)
 def main(raw: Path, repeats: int, only: str | None) -> None:
@@ -121,15 +132,27 @@ def main(raw: Path, repeats: int, only: str | None) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         click.echo(json.dumps({"seconds": seconds, "mib": peak}))
         return
-    ways = [*("floor", "ours") * repeats, "published"]  # in turn, so that a busy minute falls on both
+    ways = [
+        *("floor", "ours") * repeats,
+        "published",
+    ]  # in turn, so that a busy minute falls on both
     runs = [(way, measure(way, raw)) for way in ways]
-    result = {way: {key: min(run[key] for name, run in runs if name == way) for key in ("seconds", "mib")} for way in WAYS}
+    result = {
+        way: {key: min(run[key] for name, run in runs if name == way) for key in ("seconds", "mib")}
+        for way in WAYS
+    }
     for way, numbers in result.items():
         click.echo(f"{way:<10} {numbers['seconds']:7.2f} s {numbers['mib']:8.0f} MiB peak")
     mine, theirs = result["ours"], result["published"]
-    click.echo(f"published / ours, time:        {theirs['seconds'] / mine['seconds']:6.1f}   (at least 10)")
-    click.echo(f"ours / published, peak memory: {mine['mib'] / theirs['mib']:6.3f}   (at most 0.100)")
-    click.echo(f"ours / bare decoding, time:    {mine['seconds'] / result['floor']['seconds']:6.2f}   (aim: under 2)")
+    click.echo(
+        f"published / ours, time:        {theirs['seconds'] / mine['seconds']:6.1f}   (at least 10)"
+    )
+    click.echo(
+        f"ours / published, peak memory: {mine['mib'] / theirs['mib']:6.3f}   (at most 0.100)"
+    )
+    click.echo(
+        f"ours / bare decoding, time:    {mine['seconds'] / result['floor']['seconds']:6.2f}   (aim: under 2)"
+    )
 
 
 if __name__ == "__main__":

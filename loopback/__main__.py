@@ -61,7 +61,9 @@ def main():
 @main.command()
 @folder_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; else 8888, or the one used last.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port; else 8888, or the one used last."
+)
 @click.option(
     "--lost-after",
     type=Seconds(min=0, min_open=True),
@@ -72,7 +74,11 @@ def main():
 @click.option("--while-used", is_flag=True, hidden=True)
 def serve(folder, host, port, lost_after, while_used):
     """Run the server until Ctrl-C."""
-    for library in ("OMP", "OPENBLAS", "MKL"):  # a Gaussian process of 100 points is faster on one thread than on many
+    for library in (
+        "OMP",
+        "OPENBLAS",
+        "MKL",
+    ):  # a Gaussian process of 100 points is faster on one thread than on many
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     from loopback import server  # starlette, SciPy and scikit-learn: too slow to import for --help
     from loopback.store import Store
@@ -93,11 +99,17 @@ def serve(folder, host, port, lost_after, while_used):
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @folder_option
 @project_option
-@click.option("--agents", type=click.IntRange(1), help="Agents at a time; else one per GPU, else 1.")
+@click.option(
+    "--agents", type=click.IntRange(1), help="Agents at a time; else one per GPU, else 1."
+)
 @click.option("--gpus", help="GPUs to share out among the agents: 0,1 or all.")
 @click.option("--count", type=click.IntRange(1), help="Runs in this go, all agents together.")
-@click.option("--new", "fresh", is_flag=True, help="Start the sweep once more instead of going on with it.")
-@click.option("--print-path", is_flag=True, help="Print nothing but ENTITY/PROJECT/SWEEP on stdout.")
+@click.option(
+    "--new", "fresh", is_flag=True, help="Start the sweep once more instead of going on with it."
+)
+@click.option(
+    "--print-path", is_flag=True, help="Print nothing but ENTITY/PROJECT/SWEEP on stdout."
+)
 def sweep(file, folder, project, agents, gpus, count, fresh, print_path):
     """Run the sweep that FILE describes, with agents on this machine. Run again, it goes on."""
     try:
@@ -125,14 +137,18 @@ def execute(folder, project, command):
             process = subprocess.Popen(command, env=environment)
         except OSError as error:
             problem = f"cannot run the command {command[0]!r}: {error.strerror}"
-            raise UserError(f"{problem}; name a program after --, such as: exec -- python train.py") from error
+            raise UserError(
+                f"{problem}; name a program after --, such as: exec -- python train.py"
+            ) from error
         sys.exit(_wait(process))
 
 
 @main.command()
 @click.argument("target", metavar="ENTITY/PROJECT")
 @folder_option
-@click.option("--from", "source", metavar="PROJECT", help="Only the runs of this project of the store.")
+@click.option(
+    "--from", "source", metavar="PROJECT", help="Only the runs of this project of the store."
+)
 def push(target, folder, source):
     """Take the runs made here to a W&B account. Log in first: wandb login."""
     if target.count("/") != 1 or not all(target.split("/")):
@@ -147,15 +163,27 @@ def push(target, folder, source):
 
 @main.command()
 @click.argument("path", metavar="ENTITY/PROJECT/SWEEP")
-@click.option("--agents", "number", type=click.IntRange(1), help="Agents at a time; else one per GPU, else 1.")
+@click.option(
+    "--agents", "number", type=click.IntRange(1), help="Agents at a time; else one per GPU, else 1."
+)
 @click.option("--gpus", help="GPUs to share out among the agents: 0,1 or all.")
 @click.option("--count", type=click.IntRange(1), help="Runs in this go, all agents together.")
-@click.option("--stagger", type=Seconds(min=0), default=5.0, show_default=True, help="Seconds between the starts of two agents.")
-@click.option("--logs", type=click.Path(path_type=Path), default=Path("agent-logs"), show_default=True)
+@click.option(
+    "--stagger",
+    type=Seconds(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds between the starts of two agents.",
+)
+@click.option(
+    "--logs", type=click.Path(path_type=Path), default=Path("agent-logs"), show_default=True
+)
 def agents(path, number, gpus, count, stagger, logs):
     """Keep agents of a sweep alive on this machine, on W&B's service or on any server that WANDB_BASE_URL names."""
     if path.count("/") != 2 or not all(path.split("/")):
-        raise click.BadParameter("name the sweep as ENTITY/PROJECT/SWEEP", param_hint="ENTITY/PROJECT/SWEEP")
+        raise click.BadParameter(
+            "name the sweep as ENTITY/PROJECT/SWEEP", param_hint="ENTITY/PROJECT/SWEEP"
+        )
     try:
         listed = supervise.devices(gpus)
         crew = local_sweep.remote_crew(path, number or len(listed), listed, count, stagger, logs)
@@ -164,7 +192,9 @@ def agents(path, number, gpus, count, stagger, logs):
         click.echo("stopped", err=True)
         sys.exit(130)
     for member in fallen:
-        click.echo(f"{member.name} fell {member.falls} times in a row; its log is {member.log}", err=True)
+        click.echo(
+            f"{member.name} fell {member.falls} times in a row; its log is {member.log}", err=True
+        )
     sys.exit(1 if fallen else 0)
 
 

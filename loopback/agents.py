@@ -14,7 +14,9 @@ from loopback.sweep_controls import capped, config_of, enqueue, new_name
 
 logger = logging.getLogger("loopback")
 
-LIFE = secrets.token_hex(4)  # this life of the server: what an earlier one told an agent may never have arrived
+LIFE = secrets.token_hex(
+    4
+)  # this life of the server: what an earlier one told an agent may never have arrived
 ATTEMPTS = 3  # a run whose agents vanish before it begins is handed on so often
 GRACE = 15.0  # seconds between a process' end and the last words of its run
 
@@ -28,7 +30,14 @@ def create_agent(_source, info, input: dict) -> dict:
     if sweep is None:
         raise NotFoundError(f"sweep {input['sweep']} does not exist")
     stamps = {"created_at": now(), "heartbeat_at": now(), "seen": time.time()}
-    agent_id = store.insert("agents", sweep_id=sweep["id"], name=new_name(), host=input["host"], state="RUNNING", **stamps)
+    agent_id = store.insert(
+        "agents",
+        sweep_id=sweep["id"],
+        name=new_name(),
+        host=input["host"],
+        state="RUNNING",
+        **stamps,
+    )
     return {"agent": store.one("SELECT * FROM agents WHERE id = ?", agent_id)}
 
 
@@ -47,7 +56,10 @@ def heartbeat(_source, info, input: dict) -> dict:
         config = config_of(sweep["config"])
         search.give_up(store.one("SELECT * FROM sweeps WHERE id = ?", sweep["id"]), config)
         commands = _commands(store, search, agent, sweep["id"], config, reported, resent)
-    return {"agent": store.one("SELECT * FROM agents WHERE id = ?", agent["id"]), "commands": dumps(commands)}
+    return {
+        "agent": store.one("SELECT * FROM agents WHERE id = ?", agent["id"]),
+        "commands": dumps(commands),
+    }
 
 
 def _listen(store: Store, agent: dict, reported: set[str]) -> list[dict]:
@@ -70,13 +82,19 @@ def _listen(store: Store, agent: dict, reported: set[str]) -> list[dict]:
     return resend
 
 
-def _commands(store: Store, search: Search, agent: dict, sweep_id: int, config: dict, reported: set, resent) -> list:
+def _commands(
+    store: Store, search: Search, agent: dict, sweep_id: int, config: dict, reported: set, resent
+) -> list:
     sweep = store.one("SELECT * FROM sweeps WHERE id = ?", sweep_id)
     if resent:
         return [_start(run, config) for run in resent]
     if reported:
         sql = "SELECT name FROM runs WHERE agent_id = ? AND stopped = 1"
-        return [{"type": "stop", "run_id": row["name"]} for row in store.all(sql, agent["id"]) if row["name"] in reported]
+        return [
+            {"type": "stop", "run_id": row["name"]}
+            for row in store.all(sql, agent["id"])
+            if row["name"] in reported
+        ]
     if sweep["state"] in ("RUNNING", "FINISHED"):
         run = _next(store, search, sweep, config)
         if run is not None:
@@ -95,7 +113,10 @@ def _commands(store: Store, search: Search, agent: dict, sweep_id: int, config: 
         sweep = store.one("SELECT * FROM sweeps WHERE id = ?", sweep_id)
     if sweep["state"] in ("FINISHED", "CANCELED"):
         store.update("agents", agent["id"], state="FINISHED")
-        for run in store.all("SELECT * FROM runs WHERE agent_id = ? AND state IN ('running', 'preempting')", agent["id"]):
+        for run in store.all(
+            "SELECT * FROM runs WHERE agent_id = ? AND state IN ('running', 'preempting')",
+            agent["id"],
+        ):
             lifecycle.lose(store, run)  # it will not be heard of again
         return [{"type": "exit"}]
     return []
@@ -108,14 +129,25 @@ def _start(run: dict, config: dict) -> dict:
     if not arguments:  # a scheduler's run may hold names that the sweep's YAML does not list
         arguments = {name: value for name, value in values.items() if not name.startswith("_")}
     kind = "resume" if run["state"] == "preempted" else "run"
-    return {"type": kind, "run_id": run["name"], "program": config.get("program", ""), "args": arguments}
+    return {
+        "type": kind,
+        "run_id": run["name"],
+        "program": config.get("program", ""),
+        "args": arguments,
+    }
 
 
 def _next(store: Store, search: Search, sweep: dict, config: dict) -> dict | None:
     """The run that waited longest, else a new one of the search's choice, else None."""
     waiting = "SELECT * FROM runs WHERE sweep_id = ? AND queued IS NOT NULL ORDER BY queued LIMIT 1"
     run = store.one(waiting, sweep["id"])
-    if run is not None or sweep["state"] == "FINISHED" or sweep["exhausted"] or config["method"] == "custom" or _local(config):
+    if (
+        run is not None
+        or sweep["state"] == "FINISHED"
+        or sweep["exhausted"]
+        or config["method"] == "custom"
+        or _local(config)
+    ):
         return run
     if search.reached(sweep, config):
         lifecycle.set_sweep_state(store, sweep["id"], "FINISHED")
@@ -157,7 +189,9 @@ def reap(store: Store, patience: float, since: float) -> None:
 
 def agents(source, info) -> dict:
     """All agents of a sweep."""
-    return pages.whole(info.context.store.all("SELECT * FROM agents WHERE sweep_id = ? ORDER BY id", source["id"]))
+    return pages.whole(
+        info.context.store.all("SELECT * FROM agents WHERE sweep_id = ? ORDER BY id", source["id"])
+    )
 
 
 def agent(source, info, agentName: str) -> dict | None:  # noqa: N803  GraphQL's own name
@@ -177,7 +211,9 @@ RESOLVERS = {
     "Sweep": {"agent": agent, "agents": agents},
     "Agent": {
         "id": partial(identified, "Agent"),
-        "totalRuns": lambda source, info: info.context.store.value("SELECT COUNT(*) FROM runs WHERE agent_id = ?", source["id"]),
+        "totalRuns": lambda source, info: info.context.store.value(
+            "SELECT COUNT(*) FROM runs WHERE agent_id = ?", source["id"]
+        ),
         "runs": agent_runs,
     },
     "Mutation": {"createAgent": create_agent, "agentHeartbeat": heartbeat},

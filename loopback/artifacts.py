@@ -37,7 +37,9 @@ def _safe(name: str) -> str:
 def collection(source, info, name: str) -> dict | None:
     """A collection of a project by its name (an alias after a colon is ignored); null if there is none."""
     sql = "SELECT * FROM collections WHERE project_id = ? AND name = ?"
-    return info.context.store.one(sql, source["project_id"] if "type" in source else source["id"], name.split(":")[0])
+    return info.context.store.one(
+        sql, source["project_id"] if "type" in source else source["id"], name.split(":")[0]
+    )
 
 
 def find(store, project_id: int, name: str) -> dict | None:
@@ -58,7 +60,11 @@ def _by_alias(store, collection_id: int, alias: str) -> dict | None:
 def _membership(store, artifact: dict | None) -> dict | None:
     if artifact is None:
         return None
-    return {"id": f"Membership:{artifact['id']}", "created_at": artifact["created_at"], "artifact": artifact}
+    return {
+        "id": f"Membership:{artifact['id']}",
+        "created_at": artifact["created_at"],
+        "artifact": artifact,
+    }
 
 
 def membership(source, info, aliasName: str) -> dict | None:  # noqa: N803  GraphQL's own name
@@ -69,30 +75,51 @@ def membership(source, info, aliasName: str) -> dict | None:  # noqa: N803  Grap
 def create_artifact(_source, info, input: dict) -> dict:
     """A new version, pending until it is committed; contents that the collection already has are that version."""
     store, stamps = info.context.store, {"created_at": now(), "updated_at": now()}
-    name = input.get("artifactCollectionName") or (input.get("artifactCollectionNames") or [None])[0]
+    name = (
+        input.get("artifactCollectionName") or (input.get("artifactCollectionNames") or [None])[0]
+    )
     aliases = [item["alias"] for item in input.get("aliases") or []]
     if name is None:
         raise ValueError("an artifact needs a collection")
     with store.writing():
         project = store.project(input["entityName"], input["projectName"], create=True)
-        row = store.one("SELECT * FROM collections WHERE project_id = ? AND name = ?", project["id"], name)
+        row = store.one(
+            "SELECT * FROM collections WHERE project_id = ? AND name = ?", project["id"], name
+        )
         if row is None:
             extra = {"client_id": input.get("sequenceClientID"), "type": input["artifactTypeName"]}
-            number = store.insert("collections", project_id=project["id"], name=name, **stamps, **extra)
+            number = store.insert(
+                "collections", project_id=project["id"], name=name, **stamps, **extra
+            )
             row = store.one("SELECT * FROM collections WHERE id = ?", number)
         elif row["type"] != input["artifactTypeName"]:
-            raise ValueError(f"{name} holds artifacts of type {row['type']}, not {input['artifactTypeName']}")
-        sql = "SELECT * FROM artifacts WHERE collection_id = ? AND digest = ? AND state = 'COMMITTED'"
+            raise ValueError(
+                f"{name} holds artifacts of type {row['type']}, not {input['artifactTypeName']}"
+            )
+        sql = (
+            "SELECT * FROM artifacts WHERE collection_id = ? AND digest = ? AND state = 'COMMITTED'"
+        )
         artifact = store.one(sql, row["id"], input["digest"])
         if artifact is None:
             run = input.get("runName") and store.one(
-                "SELECT id FROM runs WHERE project_id = ? AND name = ?", project["id"], input["runName"]
+                "SELECT id FROM runs WHERE project_id = ? AND name = ?",
+                project["id"],
+                input["runName"],
             )
-            extra = {"digest": input["digest"], "description": input.get("description"), "run_id": run and run["id"]}
-            extra |= {"metadata": input.get("metadata") or "{}", "history_step": input.get("historyStep")}
+            extra = {
+                "digest": input["digest"],
+                "description": input.get("description"),
+                "run_id": run and run["id"],
+            }
+            extra |= {
+                "metadata": input.get("metadata") or "{}",
+                "history_step": input.get("historyStep"),
+            }
             extra |= {"tags": dumps([tag["tagName"] for tag in input.get("tags") or []])}
             extra |= {"client_id": input.get("clientID"), "pending_aliases": dumps(aliases)}
-            number = store.insert("artifacts", collection_id=row["id"], state="PENDING", **stamps, **extra)
+            number = store.insert(
+                "artifacts", collection_id=row["id"], state="PENDING", **stamps, **extra
+            )
             artifact = store.one("SELECT * FROM artifacts WHERE id = ?", number)
         else:
             _point(store, artifact, ["latest", *aliases])
@@ -112,8 +139,12 @@ def create_manifest(_source, info, input: dict) -> dict:
     base = input.get("baseArtifactID") and row_of(info, "artifacts", input["baseArtifactID"])["id"]
     kind = input.get("type") or "FULL"
     with store.writing():
-        row = store.one("SELECT * FROM manifests WHERE artifact_id = ? AND type = ?", artifact["id"], kind)
-        number = row["id"] if row else store.insert("manifests", artifact_id=artifact["id"], type=kind)
+        row = store.one(
+            "SELECT * FROM manifests WHERE artifact_id = ? AND type = ?", artifact["id"], kind
+        )
+        number = (
+            row["id"] if row else store.insert("manifests", artifact_id=artifact["id"], type=kind)
+        )
         store.update("manifests", number, digest=input["digest"], base_id=base)
     return {"artifactManifest": manifest(info, number)}
 
@@ -143,10 +174,21 @@ def create_files(_source, info, input: dict) -> dict:
         path = object_path(spec.get("digest") or spec["md5"])
         with store.writing():  # from now on, no deletion of another version takes these bytes away
             artifact = row_of(info, "artifacts", spec["artifactID"])
-            store.write("INSERT OR IGNORE INTO announced (artifact_id, path) VALUES (?, ?)", artifact["id"], path)
+            store.write(
+                "INSERT OR IGNORE INTO announced (artifact_id, path) VALUES (?, ?)",
+                artifact["id"],
+                path,
+            )
             link = None if store.inside(path).exists() else links.upload(f"/storage/{path}")
-        row = {"id": f"ArtifactFile:{path}", "name": _safe(spec["name"]), "storage_path": path, "upload_url": link}
-        rows.append(row | {"upload_headers": [], "upload_multipart_urls": None, "artifact": artifact})
+        row = {
+            "id": f"ArtifactFile:{path}",
+            "name": _safe(spec["name"]),
+            "storage_path": path,
+            "upload_url": link,
+        }
+        rows.append(
+            row | {"upload_headers": [], "upload_multipart_urls": None, "artifact": artifact}
+        )
     return {"files": pages.whole(rows, totalCount=len(rows))}
 
 
@@ -162,9 +204,15 @@ def commit(_source, info, input: dict) -> dict:
         if not entry.get("ref") and not store.inside(object_path(entry["digest"])).exists():
             raise ValueError(f"{path} was never uploaded")
     with store.writing():
-        top = store.value("SELECT MAX(version) FROM artifacts WHERE collection_id = ?", artifact["collection_id"])
+        top = store.value(
+            "SELECT MAX(version) FROM artifacts WHERE collection_id = ?", artifact["collection_id"]
+        )
         size = sum(int(entry.get("size") or 0) for entry in entries.values())
-        columns = {"version": 0 if top is None else top + 1, "size": size, "file_count": len(entries)}
+        columns = {
+            "version": 0 if top is None else top + 1,
+            "size": size,
+            "file_count": len(entries),
+        }
         store.update("artifacts", artifact["id"], state="COMMITTED", updated_at=now(), **columns)
         store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         _point(store, artifact, ["latest", *json.loads(artifact["pending_aliases"])])
@@ -178,7 +226,9 @@ def _entries(store, artifact: dict) -> dict[str, dict]:
     if not uploaded:
         raise ValueError("the artifact's manifest was never uploaded")
     row = uploaded[-1]
-    contents = json.loads(store.inside("manifests", str(row["id"])).read_text()).get("contents") or {}
+    contents = (
+        json.loads(store.inside("manifests", str(row["id"])).read_text()).get("contents") or {}
+    )
     if row["type"] == "FULL" or row["base_id"] is None:
         return contents
     base = store.one("SELECT * FROM artifacts WHERE id = ?", row["base_id"])
@@ -197,8 +247,20 @@ def file_rows(info, artifact: dict) -> list[dict]:
 def _file(info, path: str, digest: str, size: int | None) -> dict:
     place = object_path(digest)
     url = info.context.links.download(f"/storage/{place}")
-    row = {"id": f"ArtifactFile:{place}", "name": path, "display_name": path, "url": url, "direct_url": url}
-    row |= {"size_bytes": size, "digest": digest, "md5": digest, "storage_path": place, "updated_at": None}
+    row = {
+        "id": f"ArtifactFile:{place}",
+        "name": path,
+        "display_name": path,
+        "url": url,
+        "direct_url": url,
+    }
+    row |= {
+        "size_bytes": size,
+        "digest": digest,
+        "md5": digest,
+        "storage_path": place,
+        "updated_at": None,
+    }
     return row | {"mimetype": mimetypes.guess_type(path)[0] or "application/octet-stream"}
 
 
@@ -210,7 +272,10 @@ def membership_files(source, info, names=None, first=None, after=None) -> dict:
 
 def files_by_entries(source, info, entries=None, **_layout) -> dict:
     """Links for entries of a manifest that the client already holds, in their order."""
-    rows = [_file(info, entry.get("path") or entry.get("name"), entry["digest"], None) for entry in entries or []]
+    rows = [
+        _file(info, entry.get("path") or entry.get("name"), entry["digest"], None)
+        for entry in entries or []
+    ]
     return pages.whole(rows, totalCount=len(rows))
 
 
@@ -218,7 +283,11 @@ def update_artifact(_source, info, input: dict) -> dict:
     """Changes description, metadata, tags or the whole set of aliases."""
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
     columns = {key: input[key] for key in ("description", "metadata") if input.get(key) is not None}
-    tags = [tag for tag in json.loads(artifact["tags"]) if tag not in {t["tagName"] for t in input.get("tagsToDelete") or []}]
+    tags = [
+        tag
+        for tag in json.loads(artifact["tags"])
+        if tag not in {t["tagName"] for t in input.get("tagsToDelete") or []}
+    ]
     tags += [tag["tagName"] for tag in input.get("tagsToAdd") or [] if tag["tagName"] not in tags]
     with store.writing():
         store.update("artifacts", artifact["id"], **columns, tags=dumps(tags), updated_at=now())
@@ -234,13 +303,17 @@ def change_aliases(add: bool, _source, info, input: dict) -> dict:
     own = store.value("SELECT name FROM collections WHERE id = ?", artifact["collection_id"])
     for item in input["aliases"]:
         if item["artifactCollectionName"] != own:
-            raise ValueError(f"the artifact is in {own}, not in {item['artifactCollectionName']}: links are not served")
+            raise ValueError(
+                f"the artifact is in {own}, not in {item['artifactCollectionName']}: links are not served"
+            )
     names = [item["alias"] for item in input["aliases"]]
     if add:
         _point(store, artifact, names)
     else:
         for name in names:
-            store.write("DELETE FROM aliases WHERE artifact_id = ? AND alias = ?", artifact["id"], name)
+            store.write(
+                "DELETE FROM aliases WHERE artifact_id = ? AND alias = ?", artifact["id"], name
+            )
     return {"success": True}
 
 
@@ -260,7 +333,9 @@ def discard(store, artifact: dict) -> None:
         store.write("DELETE FROM aliases WHERE artifact_id = ?", artifact["id"])
         store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         store.update("artifacts", artifact["id"], state="DELETED", updated_at=now())
-    with store.writing():  # after the commit: if the server is killed here, bytes are left over, but none are missing
+    with (
+        store.writing()
+    ):  # after the commit: if the server is killed here, bytes are left over, but none are missing
         _free(store, artifact)
 
 
@@ -298,7 +373,9 @@ def use(_source, info, input: dict) -> dict:
     run = store.one(sql, project and project["id"], input["runName"])
     if run is None:
         raise ValueError(f"run {input['runName']} does not exist")
-    store.write("INSERT OR IGNORE INTO uses (run_id, artifact_id) VALUES (?, ?)", run["id"], artifact["id"])
+    store.write(
+        "INSERT OR IGNORE INTO uses (run_id, artifact_id) VALUES (?, ?)", run["id"], artifact["id"]
+    )
     return {"artifact": artifact}
 
 
@@ -307,7 +384,10 @@ def aliases_of(source, info) -> list[dict]:
     store = info.context.store
     owner = store.one("SELECT * FROM collections WHERE id = ?", source["collection_id"])
     rows = store.all("SELECT * FROM aliases WHERE artifact_id = ? ORDER BY id", source["id"])
-    found = [{"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": owner} for row in rows]
+    found = [
+        {"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": owner}
+        for row in rows
+    ]
     if source["version"] is not None:
         name = f"v{source['version']}"
         found.append({"id": f"Version:{source['id']}", "alias": name, "artifact_collection": owner})
@@ -342,7 +422,11 @@ def of_run(table: str, source, info, first=None, after=None) -> dict:
 
 def used_by(source, info) -> dict:
     """The runs that have used an artifact."""
-    return pages.whole(info.context.store.all(f"{RUNS} JOIN uses u ON u.run_id = r.id WHERE u.artifact_id = ?", source["id"]))
+    return pages.whole(
+        info.context.store.all(
+            f"{RUNS} JOIN uses u ON u.run_id = r.id WHERE u.artifact_id = ?", source["id"]
+        )
+    )
 
 
 def created_by(source, info) -> dict:
@@ -354,13 +438,21 @@ def created_by(source, info) -> dict:
 def artifact_types(source, info, first=None, after=None, includeAll=None) -> dict:  # noqa: N803  GraphQL's own name
     """The types of artifacts that a project has."""
     sql = "SELECT type, MIN(created_at) AS created_at FROM collections WHERE project_id = ? GROUP BY type"
-    rows = [_type(source["id"], row["type"], row["created_at"]) for row in info.context.store.all(sql, source["id"])]
+    rows = [
+        _type(source["id"], row["type"], row["created_at"])
+        for row in info.context.store.all(sql, source["id"])
+    ]
     return pages.sliced(rows, first, after)
 
 
 def _type(project_id: int, name: str, created_at: str) -> dict:
     """A type of artifacts; it remembers its project, in which its collections are looked up."""
-    row = {"id": f"ArtifactType:{project_id}:{name}", "name": name, "description": None, "created_at": created_at}
+    row = {
+        "id": f"ArtifactType:{project_id}:{name}",
+        "name": name,
+        "description": None,
+        "created_at": created_at,
+    }
     return row | {"type": name, "project_id": project_id}
 
 
@@ -375,7 +467,9 @@ def collections(source, info, filters=None, order=None, first=None, after=None) 
     """A page of collections of a project, or of one type in it."""
     typed = source.get("type")
     sql = "SELECT * FROM collections WHERE project_id = ? AND (? IS NULL OR type = ?) ORDER BY id DESC"
-    rows = info.context.store.all(sql, source["project_id"] if typed else source["id"], typed, typed)
+    rows = info.context.store.all(
+        sql, source["project_id"] if typed else source["id"], typed, typed
+    )
     wanted = json.loads(filters or "{}")
     if set(wanted) - {"name"}:
         raise ValueError(f"collections can be filtered by name, not by {sorted(wanted)}")
@@ -385,8 +479,13 @@ def collections(source, info, filters=None, order=None, first=None, after=None) 
 
 def collection_aliases(source, info, first=None, after=None) -> dict:
     """A page of the aliases in a collection."""
-    rows = info.context.store.all("SELECT * FROM aliases WHERE collection_id = ? ORDER BY id", source["id"])
-    found = [{"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": source} for row in rows]
+    rows = info.context.store.all(
+        "SELECT * FROM aliases WHERE collection_id = ? ORDER BY id", source["id"]
+    )
+    found = [
+        {"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": source}
+        for row in rows
+    ]
     return pages.sliced(found, first, after)
 
 
@@ -402,7 +501,9 @@ SEQUENCE = {
     "id": partial(identified, "Collection"),
     "state": lambda *_: "READY",
     "project": project_of,
-    "defaultArtifactType": lambda source, _info: _type(source["project_id"], source["type"], source["created_at"]),
+    "defaultArtifactType": lambda source, _info: _type(
+        source["project_id"], source["type"], source["created_at"]
+    ),
     "tags": lambda *_: pages.whole([]),
     "aliases": collection_aliases,
     "artifacts": versions,
@@ -445,22 +546,34 @@ RESOLVERS = {
         "versionIndex": lambda source, _info: source["version"],
         "ttlDurationSeconds": lambda *_: -1,  # kept for ever
         "ttlIsInherited": lambda *_: True,
-        "tags": lambda source, _info: [{"id": f"Tag:{tag}", "name": tag} for tag in json.loads(source["tags"])],
+        "tags": lambda source, _info: [
+            {"id": f"Tag:{tag}", "name": tag} for tag in json.loads(source["tags"])
+        ],
         "commitHash": lambda *_: None,
         "aliases": aliases_of,
         "artifactType": lambda source, info: SEQUENCE["defaultArtifactType"](
             row_of(info, "collections", f"Collection:{source['collection_id']}"), info
         ),
-        "artifactSequence": lambda source, info: row_of(info, "collections", f"Collection:{source['collection_id']}"),
-        "artifactMemberships": lambda source, info: pages.whole([_membership(info.context.store, source)]),
+        "artifactSequence": lambda source, info: row_of(
+            info, "collections", f"Collection:{source['collection_id']}"
+        ),
+        "artifactMemberships": lambda source, info: pages.whole(
+            [_membership(info.context.store, source)]
+        ),
         "currentManifest": lambda source, info: manifest(
-            info, info.context.store.value("SELECT MAX(id) FROM manifests WHERE artifact_id = ?", source["id"])
+            info,
+            info.context.store.value(
+                "SELECT MAX(id) FROM manifests WHERE artifact_id = ?", source["id"]
+            ),
         ),
         "filesByManifestEntries": files_by_entries,
         "createdBy": created_by,
         "usedBy": used_by,
     },
-    "Run": {"inputArtifacts": partial(of_run, "uses"), "outputArtifacts": partial(of_run, "artifacts")},
+    "Run": {
+        "inputArtifacts": partial(of_run, "uses"),
+        "outputArtifacts": partial(of_run, "artifacts"),
+    },
     "Mutation": {
         "createArtifact": create_artifact,
         "createArtifactManifest": create_manifest,

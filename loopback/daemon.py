@@ -63,7 +63,11 @@ def find(folder: Path) -> Server | None:
         shown = health.get("proof") if isinstance(health, dict) else None
     except (OSError, ValueError, RecursionError, http.client.HTTPException):
         return None
-    return server if isinstance(shown, str) and hmac.compare_digest(shown.encode(), expected.encode()) else None
+    return (
+        server
+        if isinstance(shown, str) and hmac.compare_digest(shown.encode(), expected.encode())
+        else None
+    )
 
 
 def _recorded(folder: Path) -> dict:
@@ -80,7 +84,9 @@ def listen(folder: Path, host: str, port: int | None) -> socket.socket:
     UserError if `port` was asked for and is taken, or if `host` is empty.
     """
     if not host:
-        raise UserError("--host is empty, which would mean every address of this machine; give one, such as 127.0.0.1")
+        raise UserError(
+            "--host is empty, which would mean every address of this machine; give one, such as 127.0.0.1"
+        )
     wanted = [port] if port is not None else [last_port(folder), 0]
     for number in wanted:
         # asyncio sets TCP_NODELAY only where it sees this protocol. Without it each answer waits 40 ms for an ACK.
@@ -106,7 +112,10 @@ def announce(folder: Path, host: str, port: int) -> str:
     bound = ipaddress.ip_address(socket.gethostbyname(host))
     if not bound.is_loopback:
         reach = f"http://{socket.gethostname() if bound.is_unspecified else host}:{port}"
-        logger.warning("other machines can reach this server at %s; the key and all data travel unencrypted", reach)
+        logger.warning(
+            "other machines can reach this server at %s; the key and all data travel unencrypted",
+            reach,
+        )
     url = f"http://{'127.0.0.1' if bound.is_unspecified else host}:{port}"
     partial = folder / "server.json.partial"
     partial.write_text(json.dumps({"pid": os.getpid(), "port": port, "url": url}))
@@ -119,7 +128,12 @@ def start(folder: Path) -> Server:
     command = [sys.executable, "-m", "loopback", "serve", "--dir", str(folder), "--while-used"]
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=with_package(os.environ)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=with_package(os.environ),
         )
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -137,7 +151,10 @@ def start(folder: Path) -> Server:
 def with_package(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment, in which this package can be imported even where it is not installed."""
     root = str(Path(__file__).parent.parent)
-    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))}
+    return {
+        **environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")])),
+    }
 
 
 @contextlib.contextmanager
@@ -195,7 +212,14 @@ def unused(folder: Path):
 
 def environment(server: Server, project: str | None = None) -> dict[str, str]:
     """The environment in which every W&B client talks to `server` and to nobody else, and leaves the home alone."""
-    foreign = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_RESUME", "WANDB_RUN_GROUP", "WANDB_DISABLED", "WANDB_SERVICE")
+    foreign = (
+        "WANDB_RUN_ID",
+        "WANDB_SWEEP_ID",
+        "WANDB_RESUME",
+        "WANDB_RUN_GROUP",
+        "WANDB_DISABLED",
+        "WANDB_SERVICE",
+    )
     ours = {key: value for key, value in os.environ.items() if key not in foreign}
     local = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY")]))
     ours |= {
@@ -203,14 +227,18 @@ def environment(server: Server, project: str | None = None) -> dict[str, str]:
         "WANDB_API_KEY": server.key,
         "WANDB_ENTITY": ENTITY,
         "WANDB_MODE": "online",
-        "WANDB_DIR": str(server.folder),  # so `push` finds the runs, and the working directory stays clean
+        "WANDB_DIR": str(
+            server.folder
+        ),  # so `push` finds the runs, and the working directory stays clean
         "WANDB_CONFIG_DIR": str(server.folder / "client" / "config"),
         "WANDB_CACHE_DIR": str(server.folder / "client" / "cache"),
         "WANDB_DATA_DIR": str(server.folder / "client" / "data"),
         "WANDB_ERROR_REPORTING": "false",  # it would go out to the network
         "NO_PROXY": local,
         "no_proxy": local,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        ),
     }
     ours.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "2")  # seconds; nobody limits our rate
     return ours | ({"WANDB_PROJECT": project} if project else {})

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from graphql import DocumentNode, GraphQLError, GraphQLField, GraphQLSchema, build_schema, execute_sync, parse, validate
+from graphql import (
+    DocumentNode,
+    GraphQLError,
+    GraphQLField,
+    GraphQLSchema,
+    build_schema,
+    execute_sync,
+    parse,
+    validate,
+)
 from graphql.language import OperationDefinitionNode
 
 from loopback import agents, artifacts, inputs, projects, runs, stream, sweep_controls
@@ -78,14 +87,18 @@ def schema() -> GraphQLSchema:
     return built
 
 
-LONGEST_KEPT = 20_000  # characters of a query that is kept parsed; the longest of W&B's client has 6,000
+LONGEST_KEPT = (
+    20_000  # characters of a query that is kept parsed; the longest of W&B's client has 6,000
+)
 
 
 def _document(text: str) -> tuple[DocumentNode, tuple[GraphQLError, ...]]:
     return (_kept if len(text) <= LONGEST_KEPT else _kept.__wrapped__)(text)
 
 
-@lru_cache(maxsize=128)  # clients send the same few texts over and over; parsing them costs more than answering
+@lru_cache(
+    maxsize=128
+)  # clients send the same few texts over and over; parsing them costs more than answering
 def _kept(text: str) -> tuple[DocumentNode, tuple[GraphQLError, ...]]:
     document = parse(text, max_tokens=20_000)
     return document, tuple(validate(schema(), document))
@@ -123,12 +136,18 @@ def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
     text = body.get("query")
     variables = body.get("variables") or {}
     if not isinstance(text, str) or not isinstance(variables, dict):
-        return 400, {"errors": [{"message": "a GraphQL request is {query: text, variables: object}"}]}
+        return 400, {
+            "errors": [{"message": "a GraphQL request is {query: text, variables: object}"}]
+        }
     try:
         document, violations = _document(text)
     except GraphQLError as error:
         return 400, {"errors": [{"message": error.message}]}
-    names = [node.name.value for node in document.definitions if isinstance(node, OperationDefinitionNode) and node.name]
+    names = [
+        node.name.value
+        for node in document.definitions
+        if isinstance(node, OperationDefinitionNode) and node.name
+    ]
     if violations:
         for error in violations:
             unknown.add(f"{'/'.join(names) or 'unnamed operation'}: {error.message}")
@@ -146,7 +165,9 @@ def answer(context: Context, unknown: Unknown, body: dict) -> tuple[int, dict]:
         return 200, reply
     reply["errors"] = [{"message": error.message, "path": error.path} for error in result.errors]
     for error in result.errors:
-        if "is not defined by type" in error.message or isinstance(error.original_error, inputs.NotServedError):
+        if "is not defined by type" in error.message or isinstance(
+            error.original_error, inputs.NotServedError
+        ):
             unknown.add(f"{'/'.join(names)}: {error.message}")
     return _status(result.errors, names), reply
 

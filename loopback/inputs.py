@@ -50,13 +50,28 @@ IGNORED = {  # accepted and not read, because nothing is lost by it
 REFUSED = {  # field: the values that change nothing, and why any other one is refused
     "CreateArtifactInput.digestAlgorithm": (("MANIFEST_MD5",), "manifests are summed by MD5"),
     "CreateArtifactFilesInput.digestAlgorithm": (("MANIFEST_MD5",), "files are summed by MD5"),
-    "CreateArtifactInput.distributedID": ((), "distributed artifacts are not served: log one artifact per process"),
+    "CreateArtifactInput.distributedID": (
+        (),
+        "distributed artifacts are not served: log one artifact per process",
+    ),
     "CreateArtifactInput.labels": (("{}",), "labels are not kept: use metadata"),
-    "CreateArtifactInput.ttlDurationSeconds": ((-1, -2), "versions are kept until somebody deletes them"),
-    "UpdateArtifactInput.ttlDurationSeconds": ((-1, -2), "versions are kept until somebody deletes them"),
+    "CreateArtifactInput.ttlDurationSeconds": (
+        (-1, -2),
+        "versions are kept until somebody deletes them",
+    ),
+    "UpdateArtifactInput.ttlDurationSeconds": (
+        (-1, -2),
+        "versions are kept until somebody deletes them",
+    ),
     "TagInput.attributes": ((), "a tag is a name"),
-    "UpsertSweepInput.launchScheduler": (("{}", "null"), "launch queues are not served: start `wandb agent`"),
-    "UpsertSweepInput.templateVariableValues": (("{}", "null"), "launch queues are not served: start `wandb agent`"),
+    "UpsertSweepInput.launchScheduler": (
+        ("{}", "null"),
+        "launch queues are not served: start `wandb agent`",
+    ),
+    "UpsertSweepInput.templateVariableValues": (
+        ("{}", "null"),
+        "launch queues are not served: start `wandb agent`",
+    ),
 }
 
 

@@ -24,7 +24,16 @@ def begin(store: Store, run: dict) -> None:
     """A process has opened the run: a new, waiting, preempted or lost one runs (again)."""
     if run["state"] in ("running", "preempting"):
         return  # the same process speaks again; preempting must survive until it exits
-    change(store, run["id"], state="running", exitcode=None, stopped=0, queued=None, missing=None, seen=time.time())
+    change(
+        store,
+        run["id"],
+        state="running",
+        exitcode=None,
+        stopped=0,
+        queued=None,
+        missing=None,
+        seen=time.time(),
+    )
 
 
 def end(store: Store, run: dict, exitcode: int) -> None:
@@ -44,7 +53,15 @@ def end(store: Store, run: dict, exitcode: int) -> None:
 def requeue(store: Store, run: dict, exitcode: int | None = None) -> None:
     """A preempted run of a sweep waits for the next free agent, which goes on with it under the same id."""
     queued = time.time() if run["sweep_id"] else None
-    change(store, run["id"], state="preempted", exitcode=exitcode, agent_id=None, queued=queued, missing=None)
+    change(
+        store,
+        run["id"],
+        state="preempted",
+        exitcode=exitcode,
+        agent_id=None,
+        queued=queued,
+        missing=None,
+    )
 
 
 def lose(store: Store, run: dict) -> None:
@@ -101,7 +118,9 @@ def settle(store: Store, sweep_id: int | None) -> None:
         return
     with store.writing():
         sweep = store.one("SELECT state, exhausted FROM sweeps WHERE id = ?", sweep_id)
-        unsettled = store.value(f"SELECT COUNT(*) FROM runs WHERE sweep_id = ? AND {UNSETTLED}", sweep_id)
+        unsettled = store.value(
+            f"SELECT COUNT(*) FROM runs WHERE sweep_id = ? AND {UNSETTLED}", sweep_id
+        )
         if sweep["state"] == "RUNNING" and sweep["exhausted"] and not unsettled:
             set_sweep_state(store, sweep_id, "FINISHED")
 

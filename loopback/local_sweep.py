@@ -61,9 +61,13 @@ def read_config(file: Path) -> dict:
     except yaml.YAMLError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}; correct the YAML") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from error
+        raise UserError(
+            f"{file}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
     if not isinstance(config, dict):
-        raise UserError(f"{file} is no sweep: it must be a YAML mapping with method, parameters and so on")
+        raise UserError(
+            f"{file} is no sweep: it must be a YAML mapping with method, parameters and so on"
+        )
     lines = _lines_of_keys(file, root)
     for name, problem in _mistakes(config):
         where = f"{file}, line {lines[name]}" if name in lines else str(file)
@@ -119,12 +123,16 @@ def _mistakes(config: dict) -> Iterator[tuple[str, str]]:
 
 def _check_program(file: Path, config: dict) -> None:
     """UserError where what the agents would start does not exist in this folder or on the PATH."""
-    command = [str(word) for word in config.get("command", ["${env}", "${interpreter}", "${program}"])]
+    command = [
+        str(word) for word in config.get("command", ["${env}", "${interpreter}", "${program}"])
+    ]
     program = config.get("program")
     if "${program}" in command and not program:
         raise UserError(f"{file}: program is missing: name the script that a run starts")
     if "${program}" in command and not Path(program).is_file():
-        raise UserError(f"{file}: program: {program} does not exist in {Path.cwd()}; start from the script's folder")
+        raise UserError(
+            f"{file}: program: {program} does not exist in {Path.cwd()}; start from the script's folder"
+        )
     first = next((word for word in command if word != "${env}"), "")
     if first and not first.startswith("${") and not shutil.which(first):
         raise UserError(f"{file}: command: there is no program {first!r}")
@@ -139,7 +147,9 @@ def register(server: Server, plan: Plan) -> tuple[str, bool]:
     sweeps = read_record(record, str, "remove it to start each sweep as a new one")
     config = read_config(plan.file)
     project = plan.project or config.get("project") or DEFAULT_PROJECT
-    mark = hashlib.sha256(json.dumps([project, config], sort_keys=True, default=str).encode()).hexdigest()
+    mark = hashlib.sha256(
+        json.dumps([project, config], sort_keys=True, default=str).encode()
+    ).hexdigest()
     known_path = None if plan.fresh else sweeps.get(mark)
     known = progress.read(server.url, server.key, known_path) if known_path else None
     if known and known.state != "CANCELED":
@@ -161,16 +171,30 @@ def members(server: Server, plan: Plan, path: str) -> list[supervise.Member]:
     config, python = yaml.safe_load(plan.file.read_text()), sys.executable
     found = []
     if config.get("scheduler"):
-        command = [python, "-m", "wandb", "sweep-scheduler", "--batch-size", str(plan.agents), "--poll-interval", "2", path]
+        command = [
+            python,
+            "-m",
+            "wandb",
+            "sweep-scheduler",
+            "--batch-size",
+            str(plan.agents),
+            "--poll-interval",
+            "2",
+            path,
+        ]
         found.append(supervise.Member("scheduler", command, base, logs / "scheduler.log"))
     if (config.get("controller") or {}).get("type") == "local":
         entity, project, name = path.split("/")
         code = f"import wandb; wandb.controller({name!r}, entity={entity!r}, project={project!r}).run()"
-        found.append(supervise.Member("controller", [python, "-c", code], base, logs / "controller.log"))
+        found.append(
+            supervise.Member("controller", [python, "-c", code], base, logs / "controller.log")
+        )
     return found + agents(path, plan.agents, plan.gpus, plan.count, STAGGER, logs, base)
 
 
-def agents(path, number: int, gpus: list, count: int | None, stagger: float, logs: Path, environment: dict) -> list:
+def agents(
+    path, number: int, gpus: list, count: int | None, stagger: float, logs: Path, environment: dict
+) -> list:
     """`number` agents of a sweep, each with its share of `count` runs, its GPU of `gpus` in turn, its log."""
     found = []
     for place, share in enumerate(supervise.shares(count, number)):
@@ -178,9 +202,20 @@ def agents(path, number: int, gpus: list, count: int | None, stagger: float, log
             continue
         device = gpus[place % len(gpus)]
         extra = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-        command = [sys.executable, "-m", "wandb", "agent", *([] if share is None else ["--count", str(share)]), path]
+        command = [
+            sys.executable,
+            "-m",
+            "wandb",
+            "agent",
+            *([] if share is None else ["--count", str(share)]),
+            path,
+        ]
         log, counted = logs / f"agent-{place}.log", share is not None
-        found.append(supervise.Member(f"agent {place}", command, environment | extra, log, counted, delay=place * stagger))
+        found.append(
+            supervise.Member(
+                f"agent {place}", command, environment | extra, log, counted, delay=place * stagger
+            )
+        )
     return found
 
 
@@ -191,23 +226,33 @@ query SweepState($entity: String, $project: String, $sweep: String!) {
 """
 
 
-def remote_crew(path: str, number: int, gpus: list, count: int | None, stagger: float, logs: Path) -> supervise.Crew:
+def remote_crew(
+    path: str, number: int, gpus: list, count: int | None, stagger: float, logs: Path
+) -> supervise.Crew:
     """Agents for a sweep on the server that W&B's client is logged in to. UserError if it gives no such sweep."""
     url, key = credentials()
     entity, project, sweep = path.split("/")
     try:
-        found = ask(url, key, STATE, timeout=ANSWER_SECONDS, entity=entity, project=project, sweep=sweep)["project"]
+        found = ask(
+            url, key, STATE, timeout=ANSWER_SECONDS, entity=entity, project=project, sweep=sweep
+        )["project"]
     except AskError as error:
-        raise UserError(f"{url} does not give sweep {path} ({error}); check the network, and log in: wandb login") from error
+        raise UserError(
+            f"{url} does not give sweep {path} ({error}); check the network, and log in: wandb login"
+        ) from error
     if not found or not found["sweep"]:
-        raise UserError(f"there is no sweep {path} on {url}; `wandb sweep FILE` prints the path of a new one")
+        raise UserError(
+            f"there is no sweep {path} on {url}; `wandb sweep FILE` prints the path of a new one"
+        )
 
     def over() -> bool:
         try:
             found = ask(url, key, STATE, entity=entity, project=project, sweep=sweep)["project"]
         except AskError:
             return False  # the network is down; the agents find out by themselves
-        return not found or not found["sweep"] or found["sweep"]["state"] in ("FINISHED", "CANCELED")
+        return (
+            not found or not found["sweep"] or found["sweep"]["state"] in ("FINISHED", "CANCELED")
+        )
 
     return supervise.Crew(agents(path, number, gpus, count, stagger, logs, dict(os.environ)), over)
 
@@ -220,7 +265,9 @@ def credentials() -> tuple[str, str]:
     try:
         wandb.login(prompt=False, verify=False)
     except wandb.errors.Error as error:
-        raise UserError(f"{' '.join(str(error).split())}; log in again: wandb login --relogin") from error
+        raise UserError(
+            f"{' '.join(str(error).split())}; log in again: wandb login --relogin"
+        ) from error
     settings = singleton.settings
     if not settings.api_key:
         raise UserError(f"no key for {settings.base_url}: run `wandb login`, or set WANDB_API_KEY")
@@ -302,7 +349,9 @@ def _lock(store: Path, path: str) -> tuple[int, int]:
             return users, lock
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise UserError(f"another command runs {path}; wait for it, or stop it with Ctrl-C there") from error
+                raise UserError(
+                    f"another command runs {path}; wait for it, or stop it with Ctrl-C there"
+                ) from error
         if not said:
             click.echo("waiting for the agents of another command to end", err=True)
             said = True
@@ -318,7 +367,9 @@ def _logs(server: Server, path: str) -> Path:
     return server.folder / "logs" / path.rpartition("/")[2]
 
 
-OF_THE_CLIENT = re.compile(r"---|wandb: |\t|\S+ \S+ - wandb\.")  # lines of an agent's log that no script wrote
+OF_THE_CLIENT = re.compile(
+    r"---|wandb: |\t|\S+ \S+ - wandb\."
+)  # lines of an agent's log that no script wrote
 
 
 def _last_words(crew: supervise.Crew) -> str:
@@ -327,16 +378,24 @@ def _last_words(crew: supervise.Crew) -> str:
     text = member.output
     start = text.rfind("Traceback")
     lines = text[max(start, 0) :].splitlines()
-    lines = lines[:15] if start >= 0 else [line for line in lines if not OF_THE_CLIENT.match(line)][-10:]
+    lines = (
+        lines[:15]
+        if start >= 0
+        else [line for line in lines if not OF_THE_CLIENT.match(line)][-10:]
+    )
     return "\n".join([f"{member.log} says", *lines])
 
 
 def _complain(crew: supervise.Crew, runs: list[progress.Run]) -> None:
     """UserError when it makes no sense to continue: agents that do not stay up, `runs` that all fail."""
     for member in crew.fallen:
-        raise UserError(f"{member.name} fell {member.falls} times in a row; its log is {member.log}")
+        raise UserError(
+            f"{member.name} fell {member.falls} times in a row; its log is {member.log}"
+        )
     failed = sum(run.state == "failed" for run in runs) >= HOPELESS
-    gave_up = any(member.falls and member.process.returncode == 0 for member in crew.members)  # as the client's agent does
+    gave_up = any(
+        member.falls and member.process.returncode == 0 for member in crew.members
+    )  # as the client's agent does
     if (failed or (gave_up and not any(run.rows for run in runs))) and not _anything_done(runs):
         raise UserError(f"all of the first runs failed; {_last_words(crew)}")
 
@@ -350,4 +409,6 @@ def _read(server: Server, path: str) -> progress.Sweep | None:
 
 def _agents(crew: supervise.Crew) -> bool:
     """Whether an agent still works; a scheduler alone has nothing to wait for."""
-    return any(member.state == "alive" and member.name.startswith("agent") for member in crew.members)
+    return any(
+        member.state == "alive" and member.name.startswith("agent") for member in crew.members
+    )

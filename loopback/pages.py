@@ -17,12 +17,16 @@ def bounds(first: int | None, after: str | None) -> tuple[int, int]:
 
 def page(rows: Iterable[dict], offset: int, more: bool, **extra) -> dict:
     """The connection that holds `rows`, the first of which is number `offset`; `more` says if others follow."""
-    edges = [{"node": row, "cursor": str(offset + number)} for number, row in enumerate(rows, start=1)]
+    edges = [
+        {"node": row, "cursor": str(offset + number)} for number, row in enumerate(rows, start=1)
+    ]
     end = edges[-1]["cursor"] if edges else None
     return {"edges": edges, "pageInfo": {"endCursor": end, "hasNextPage": more}, **extra}
 
 
-def paged(fetch: Callable[[int, int], list[dict]], first: int | None, after: str | None, **extra) -> dict:
+def paged(
+    fetch: Callable[[int, int], list[dict]], first: int | None, after: str | None, **extra
+) -> dict:
     """One page of what `fetch(offset, limit)` finds; it is asked for one row more to know whether others follow."""
     offset, limit = bounds(first, after)
     rows = fetch(offset, limit + 1)

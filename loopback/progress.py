@@ -26,7 +26,13 @@ query Progress($entity: String, $project: String, $sweep: String!, $after: Strin
   }
 }
 """
-BUCKETS = {"finished": "done", "killed": "stopped", "failed": "failed", "crashed": "failed", "preempted": "waiting"}
+BUCKETS = {
+    "finished": "done",
+    "killed": "stopped",
+    "failed": "failed",
+    "crashed": "failed",
+    "preempted": "waiting",
+}
 ENDED = ("done", "stopped", "failed")
 
 
@@ -64,7 +70,9 @@ class Sweep:
         """Best first; runs without an objective last."""
         sign = -1 if self.maximize else 1
         worst = math.inf
-        return sorted(self.runs, key=lambda t: (worst if t.objective is None else sign * t.objective, t.name))
+        return sorted(
+            self.runs, key=lambda t: (worst if t.objective is None else sign * t.objective, t.name)
+        )
 
 
 def read(url: str, key: str, path: str) -> Sweep | None:
@@ -72,7 +80,9 @@ def read(url: str, key: str, path: str) -> Sweep | None:
     entity, project, name = path.split("/")
     runs, after = [], None
     while True:
-        within = ask(url, key, QUERY, entity=entity, project=project, sweep=name, after=after)["project"]
+        within = ask(url, key, QUERY, entity=entity, project=project, sweep=name, after=after)[
+            "project"
+        ]
         found = within and within["sweep"]
         if not found:
             return None
@@ -109,20 +119,32 @@ def names(url: str, key: str, project: str) -> list[str]:
 
 
 def _run(node: dict, config: dict, metric: str | None) -> Run:
-    values = {name: cell["value"] for name, cell in json.loads(node["config"]).items() if name != "_wandb"}
+    values = {
+        name: cell["value"] for name, cell in json.loads(node["config"]).items() if name != "_wandb"
+    }
     listed = config.get("parameters") or values
-    searched = {name: values[name] for name in listed if name in values and "value" not in (listed[name] or {})}
+    searched = {
+        name: values[name]
+        for name in listed
+        if name in values and "value" not in (listed[name] or {})
+    }
     objective = json.loads(node["summaryMetrics"]).get(metric)
     if not isinstance(objective, (int, float)):
         objective = None
     state = BUCKETS.get(node["state"], "running")
     state = "stopped" if state == "done" and node["stopped"] else state
-    return Run(node["name"], node["displayName"], state, objective, searched, node["historyLineCount"])
+    return Run(
+        node["name"], node["displayName"], state, objective, searched, node["historyLineCount"]
+    )
 
 
 def line(sweep: Sweep, ended_before: int, elapsed: float) -> str:
     """One line of progress; `ended_before` runs had ended when we began, `elapsed` seconds ago."""
-    parts = [f"{sweep.count('done')} done", f"{sweep.count('stopped')} stopped", f"{sweep.count('failed')} failed"]
+    parts = [
+        f"{sweep.count('done')} done",
+        f"{sweep.count('stopped')} stopped",
+        f"{sweep.count('failed')} failed",
+    ]
     parts.append(f"{sweep.count('running')} running")
     if waiting := sweep.count("waiting"):
         parts.append(f"{waiting} waiting")
@@ -142,7 +164,13 @@ def duration(seconds: float) -> str:
     """3723 -> '1 h 02 min'; 75 -> '1 min 15 s'."""
     minutes, seconds = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+    return (
+        f"{hours} h {minutes:02} min"
+        if hours
+        else f"{minutes} min {seconds:02} s"
+        if minutes
+        else f"{seconds} s"
+    )
 
 
 class Display:
@@ -158,7 +186,9 @@ class Display:
         text = line(sweep, self._before, time.monotonic() - self._began)
         counts = text.partition("| about")[0]
         if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
+            click.echo(
+                f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False
+            )
         elif counts != self._last and time.monotonic() - self._spoke > 5:
             click.echo(text, err=True)
             self._last, self._spoke = counts, time.monotonic()
@@ -178,7 +208,10 @@ def table(sweep: Sweep) -> str:
         cells = [run.name, run.display_name, run.state, _cell(run.objective)]
         rows.append([*cells, *(_cell(run.parameters.get(name)) for name in names), str(run.rows)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _cell(value) -> str:

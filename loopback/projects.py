@@ -121,16 +121,22 @@ def project_of(source: dict, info) -> dict:
     return info.context.store.one("SELECT * FROM projects WHERE id = ?", source["project_id"])
 
 
-def find_runs(store, project_id: int, filters, order: str | None, offset: int, limit: int) -> list[dict]:
+def find_runs(
+    store, project_id: int, filters, order: str | None, offset: int, limit: int
+) -> list[dict]:
     """Rows of a project's runs that pass `filters`, in `order`."""
     condition, values = query.where(filters)
     sql = f"{RUNS} WHERE r.project_id = ? AND ({condition}) ORDER BY {query.order_by(order)} LIMIT ? OFFSET ?"
     return store.bounded(sql, project_id, *values, limit, offset)
 
 
-def runs(source, info, filters=None, order=None, first=None, after=None, last=None, before=None) -> dict:
+def runs(
+    source, info, filters=None, order=None, first=None, after=None, last=None, before=None
+) -> dict:
     """A page of runs, oldest first unless `order` says otherwise."""
-    return pages.paged(partial(find_runs, info.context.store, source["id"], filters, order), first, after)
+    return pages.paged(
+        partial(find_runs, info.context.store, source["id"], filters, order), first, after
+    )
 
 
 def run_count(source, info, filters=None) -> int:
@@ -142,7 +148,9 @@ def run_count(source, info, filters=None) -> int:
 
 def run(source, info, name: str, missingOk=None) -> dict | None:  # noqa: N803
     """One run by its name, the id that users know; null if there is none."""
-    return info.context.store.one(f"{RUNS} WHERE r.project_id = ? AND r.name = ?", source["id"], name)
+    return info.context.store.one(
+        f"{RUNS} WHERE r.project_id = ? AND r.name = ?", source["id"], name
+    )
 
 
 def sweep(source, info, sweepName: str) -> dict | None:  # noqa: N803
@@ -156,7 +164,9 @@ def sweeps(source, info, filters=None, first=None, after=None) -> dict:
     wanted = json.loads(filters or "{}")
     known = {"name", "state", "display_name"}
     if set(wanted) - known:
-        raise ValueError(f"sweeps can be filtered by {sorted(known)}, not by {sorted(set(wanted) - known)}")
+        raise ValueError(
+            f"sweeps can be filtered by {sorted(known)}, not by {sorted(set(wanted) - known)}"
+        )
     condition = "".join(f" AND {key} = ?" for key in wanted)
     sql = f"SELECT * FROM sweeps WHERE project_id = ?{condition} ORDER BY id DESC LIMIT ? OFFSET ?"
 
@@ -185,7 +195,9 @@ def upsert_model(_source, info, input: dict) -> dict:
     return {"project": row, "model": row, "inserted": before is None}
 
 
-def all_views(source, info, viewType=None, viewName=None, userName=None, first=None, after=None) -> dict:  # noqa: N803
+def all_views(
+    source, info, viewType=None, viewName=None, userName=None, first=None, after=None
+) -> dict:  # noqa: N803
     """Reports and saved workspaces of a project."""
     sql = "SELECT * FROM views WHERE project_id = ? AND (? IS NULL OR type = ?) AND (? IS NULL OR name = ?)"
     rows = info.context.store.all(sql, source["id"], viewType, viewType, viewName, viewName)
@@ -195,7 +207,13 @@ def all_views(source, info, viewType=None, viewName=None, userName=None, first=N
 def upsert_view(_source, info, input: dict) -> dict:
     """Saves a report or workspace; an id says which one to replace."""
     store = info.context.store
-    names = {"type": "type", "name": "name", "display_name": "displayName", "description": "description", "spec": "spec"}
+    names = {
+        "type": "type",
+        "name": "name",
+        "display_name": "displayName",
+        "description": "description",
+        "spec": "spec",
+    }
     columns = {name: input[key] for name, key in names.items() if input.get(key) is not None}
     if input.get("id"):
         view_id = row_of(info, "views", input["id"])["id"]
@@ -203,7 +221,9 @@ def upsert_view(_source, info, input: dict) -> dict:
     else:
         with store.writing():
             owner = store.project(input.get("entityName"), input.get("projectName"), create=True)
-            view_id = store.insert("views", project_id=owner["id"], created_at=now(), updated_at=now(), **columns)
+            view_id = store.insert(
+                "views", project_id=owner["id"], created_at=now(), updated_at=now(), **columns
+            )
     return {"view": row_of(info, "views", f"View:{view_id}"), "inserted": not input.get("id")}
 
 
@@ -218,7 +238,9 @@ RESOLVERS = {
     "Query": {
         "viewer": lambda _source, _info: USER,
         "users": users,
-        "serverInfo": lambda *_: {"features": [{"name": name, "isEnabled": True} for name in FEATURES]},
+        "serverInfo": lambda *_: {
+            "features": [{"name": name, "isEnabled": True} for name in FEATURES]
+        },
         "entity": entity,
         "organization": lambda _source, _info, name: None,
         "project": project,
@@ -226,7 +248,9 @@ RESOLVERS = {
         "models": models,
         "view": lambda _source, info, id: row_of(info, "views", id),
     },
-    "Entity": {"project": lambda source, info, name=None: project(None, info, name, source["name"])},
+    "Entity": {
+        "project": lambda source, info, name=None: project(None, info, name, source["name"])
+    },
     "Project": {
         "id": partial(identified, "Project"),
         "internalId": lambda source, _info: str(source["id"]),

@@ -37,9 +37,13 @@ def push(folder: Path, target: str, wanted: set[str] | None = None) -> list[str]
     entity, _, project = target.partition("/")
     record = folder / "pushed.json"
     sent = read_record(record, list, "remove it to push all runs again")
-    already = set(sent.get(target, []))  # names of directories; earlier versions wrote the ids of runs
+    already = set(
+        sent.get(target, [])
+    )  # names of directories; earlier versions wrote the ids of runs
     found = {name: paths for name, paths in local_runs(folder).items() if name not in already}
-    todo = {name: [path for path in paths if path.name not in already] for name, paths in found.items()}
+    todo = {
+        name: [path for path in paths if path.name not in already] for name, paths in found.items()
+    }
     names = [name for name, paths in todo.items() if paths and (wanted is None or name in wanted)]
     for start in range(0, len(names), BATCH):
         paths = [path for name in names[start : start + BATCH] for path in todo[name]]
@@ -52,11 +56,26 @@ def push(folder: Path, target: str, wanted: set[str] | None = None) -> list[str]
 def _sync(paths: list[Path], folder: Path, entity: str, project: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix="push-") as scratch:
         copies = []
-        for path in paths:  # without the marks of the first sync, by which the client would skip what it sent to us
+        for path in (
+            paths
+        ):  # without the marks of the first sync, by which the client would skip what it sent to us
             copy = Path(scratch) / path.name
-            shutil.copytree(path, copy, copy_function=os.link, ignore=shutil.ignore_patterns("*.synced", "*.syncstate", "logs"))
+            shutil.copytree(
+                path,
+                copy,
+                copy_function=os.link,
+                ignore=shutil.ignore_patterns("*.synced", "*.syncstate", "logs"),
+            )
             copies.append(str(copy))
-        options = ["--yes", "--include-online", "--include-synced", "--entity", entity, "--project", project]
+        options = [
+            "--yes",
+            "--include-online",
+            "--include-synced",
+            "--entity",
+            entity,
+            "--project",
+            project,
+        ]
         command = [sys.executable, "-m", "wandb", "sync", *options, *copies]
         done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stdout + done.stderr).strip()

@@ -73,7 +73,10 @@ def column(key: str) -> str:
         return COLUMNS[key]
     for document, text in DOCUMENTS.items():
         if key.startswith(document + "."):
-            found = [f"json_extract({text}, {_quote(path)})" for path in _paths(document, key[len(document) + 1 :])]
+            found = [
+                f"json_extract({text}, {_quote(path)})"
+                for path in _paths(document, key[len(document) + 1 :])
+            ]
             return found[0] if len(found) == 1 else f"COALESCE({', '.join(found)})"
     raise ValueError(f"runs have nothing named {key!r} to filter or order by")
 
@@ -148,7 +151,10 @@ def where(filters: dict | str | None) -> tuple[str, list]:
         if key in GROUPS or key == "$nor":
             groups = [where(item) for item in _list(condition, key)]
             joined = GROUPS.get(key, " OR ").join(f"({sql})" for sql, _ in groups) or "1"
-            sql, found = (f"NOT ({joined})" if key == "$nor" else f"({joined})"), [v for _, vs in groups for v in vs]
+            sql, found = (
+                (f"NOT ({joined})" if key == "$nor" else f"({joined})"),
+                [v for _, vs in groups for v in vs],
+            )
         elif key == "$not":
             sql, found = where(condition)
             sql = f"NOT ({sql})"
@@ -156,7 +162,10 @@ def where(filters: dict | str | None) -> tuple[str, list]:
             sql, found = _tags(condition)
         elif isinstance(condition, dict):
             tests = [_test(key, operator, value) for operator, value in condition.items()]
-            sql, found = " AND ".join(test for test, _ in tests) or "1", [v for _, vs in tests for v in vs]
+            sql, found = (
+                " AND ".join(test for test, _ in tests) or "1",
+                [v for _, vs in tests for v in vs],
+            )
         else:
             sql, found = _condition(key, "$eq", condition)
         parts.append(sql)
@@ -177,5 +186,8 @@ def order_by(order: str | None) -> str:
     for key in filter(None, (order or "").split(",")):
         direction = "DESC" if key.startswith("-") else "ASC"
         sql = column(key.lstrip("+-"))
-        terms += [f"({sql} IS NULL OR {sql} IN ('NaN', 'Infinity', '-Infinity'))", f"{sql} {direction}"]
+        terms += [
+            f"({sql} IS NULL OR {sql} IN ('NaN', 'Infinity', '-Infinity'))",
+            f"{sql} {direction}",
+        ]
     return ", ".join([*terms, "r.id"])

@@ -40,7 +40,9 @@ def upsert_bucket(_source, info, input: dict) -> dict:
             run, opened = row_of(info, "runs", input["id"]), False
         else:
             run, opened = _open(store, input)
-        changes = {column: input[key] for key, column in COLUMNS.items() if input.get(key) is not None}
+        changes = {
+            column: input[key] for key, column in COLUMNS.items() if input.get(key) is not None
+        }
         if input.get("tags") is not None:
             changes["tags"] = dumps(input["tags"])
         if input.get("config") is not None:
@@ -74,7 +76,9 @@ def _open(store, input: dict) -> tuple[dict, bool]:
     project = store.project(input.get("entityName"), input.get("modelName"), create=True)
     sweep = None
     if input.get("sweep"):
-        sweep = store.value("SELECT id FROM sweeps WHERE project_id = ? AND name = ?", project["id"], input["sweep"])
+        sweep = store.value(
+            "SELECT id FROM sweeps WHERE project_id = ? AND name = ?", project["id"], input["sweep"]
+        )
     sql = "SELECT * FROM runs WHERE project_id = ? AND name = ?"
     run = store.one(sql, project["id"], input["name"])
     if run is not None:
@@ -83,11 +87,15 @@ def _open(store, input: dict) -> tuple[dict, bool]:
         if not input.get("state"):
             lifecycle.begin(store, run)
         return store.one(sql, project["id"], input["name"]), False
-    create(store, project["id"], input["name"], sweep_id=sweep, state=input.get("state") or "running")
+    create(
+        store, project["id"], input["name"], sweep_id=sweep, state=input.get("state") or "running"
+    )
     return store.one(sql, project["id"], input["name"]), True
 
 
-def create(store, project_id: int, name: str, *, sweep_id: int | None, state: str, **columns) -> int:
+def create(
+    store, project_id: int, name: str, *, sweep_id: int | None, state: str, **columns
+) -> int:
     """A new run's id; its display name is the next number in its sweep or project."""
     with store.writing():
         if sweep_id:
@@ -95,7 +103,12 @@ def create(store, project_id: int, name: str, *, sweep_id: int | None, state: st
         else:
             number = 1 + store.value("SELECT COUNT(*) FROM runs WHERE project_id = ?", project_id)
         columns.setdefault("display_name", f"{'sweep' if sweep_id else 'run'}-{number}")
-        stamps = {"created_at": now(), "updated_at": now(), "heartbeat_at": now(), "seen": time.time()}
+        stamps = {
+            "created_at": now(),
+            "updated_at": now(),
+            "heartbeat_at": now(),
+            "seen": time.time(),
+        }
         columns |= {"project_id": project_id, "name": name, "sweep_id": sweep_id, "state": state}
         return store.insert("runs", **columns, **stamps, version=store.tick())
 
@@ -126,7 +139,9 @@ def delete_run(_source, info, input: dict) -> dict:
         store.write("DELETE FROM runs WHERE id = ?", run["id"])
         lifecycle.search_again(store, run["sweep_id"])
     if input.get("deleteArtifacts"):
-        for artifact in store.all("SELECT * FROM artifacts WHERE run_id = ? AND state != 'DELETED'", run["id"]):
+        for artifact in store.all(
+            "SELECT * FROM artifacts WHERE run_id = ? AND state != 'DELETED'", run["id"]
+        ):
             artifacts.discard(store, artifact)
     info.context.search.forget(run["sweep_id"])
     shutil.rmtree(store.inside("runs", str(run["id"])), ignore_errors=True)
@@ -148,7 +163,13 @@ def create_run_files(_source, info, input: dict) -> dict:
     files = []
     for name in input["files"]:
         info.context.store.inside("runs", str(run["id"]), name)
-        files.append({"id": f"File:{name}", "name": name, "upload_url": links.upload(f"/storage/runs/{run['id']}/{name}")})
+        files.append(
+            {
+                "id": f"File:{name}",
+                "name": name,
+                "upload_url": links.upload(f"/storage/runs/{run['id']}/{name}"),
+            }
+        )
     return {"runID": f"Run:{run['id']}", "uploadHeaders": [], "files": files}
 
 
@@ -171,11 +192,17 @@ def file_row(info, row: dict) -> dict:
 
 def files(source, info, names=None, pattern=None, first=None, after=None) -> dict:
     """A page of a run's uploaded files, by exact names or by a pattern with % as in SQL."""
-    rows = info.context.store.all("SELECT * FROM files WHERE run_id = ? ORDER BY name", source["id"])
+    rows = info.context.store.all(
+        "SELECT * FROM files WHERE run_id = ? ORDER BY name", source["id"]
+    )
     if names:
         rows = [row for row in rows if row["name"] in names]
     if pattern:
-        rows = [row for row in rows if fnmatch.fnmatchcase(row["name"], pattern.replace("%", "*").replace("_", "?"))]
+        rows = [
+            row
+            for row in rows
+            if fnmatch.fnmatchcase(row["name"], pattern.replace("%", "*").replace("_", "?"))
+        ]
     return pages.sliced([file_row(info, row) for row in rows], first, after, totalCount=len(rows))
 
 
@@ -211,12 +238,22 @@ def history(source, info, minStep=None, maxStep=None, samples=None) -> list[str]
         sql += " AND step >= ? AND step < ?"
         values += [int(minStep or 0), int(maxStep if maxStep is not None else 2**62)]
         return [row["row"] for row in info.context.store.bounded(f"{sql} ORDER BY line", *values)]
-    return [row["row"] for row in _spread(info.context.store, "history", source["id"], source["history_lines"], samples)]
+    return [
+        row["row"]
+        for row in _spread(
+            info.context.store, "history", source["id"], source["history_lines"], samples
+        )
+    ]
 
 
 def events(source, info, samples=None) -> list[str]:
     """System metrics as JSON, at most `samples` rows evenly picked."""
-    return [row["row"] for row in _spread(info.context.store, "events", source["id"], source["event_lines"], samples)]
+    return [
+        row["row"]
+        for row in _spread(
+            info.context.store, "events", source["id"], source["event_lines"], samples
+        )
+    ]
 
 
 def _spread(store, table: str, run_id: int, lines: int, samples: int | None) -> list[dict]:
@@ -239,7 +276,9 @@ def _evenly(total: int, samples: int) -> list[int] | None:
 
 def sampled_history(source, info, specs: list[str]) -> list[list[dict]]:
     """For every spec `{keys, samples, minStep, maxStep}` (both inclusive) the rows that hold all its keys, evenly picked."""
-    return [_sample(info.context.store, source["id"], json_object(spec, "a spec")) for spec in specs]
+    return [
+        _sample(info.context.store, source["id"], json_object(spec, "a spec")) for spec in specs
+    ]
 
 
 def _sample(store, run_id: int, spec: dict) -> list[dict]:
@@ -262,10 +301,18 @@ def _sample(store, run_id: int, spec: dict) -> list[dict]:
         found = f"FROM (SELECT row, line, ROW_NUMBER() OVER (ORDER BY line) - 1 AS place {found}) "
         found += "WHERE place IN (SELECT value FROM json_each(?))"
         values.append(json.dumps(places))
-    groups = [paths[start : start + 50] for start in range(0, len(paths), 50)]  # a function has 100 arguments at most
-    cells = [f"json_array({', '.join(['json_extract(row, ?)'] * len(group))}) AS c{n}" for n, group in enumerate(groups)]
+    groups = [
+        paths[start : start + 50] for start in range(0, len(paths), 50)
+    ]  # a function has 100 arguments at most
+    cells = [
+        f"json_array({', '.join(['json_extract(row, ?)'] * len(group))}) AS c{n}"
+        for n, group in enumerate(groups)
+    ]
     rows = store.bounded(f"SELECT {', '.join(cells)} {found} ORDER BY line", *paths, *values)
-    return [dict(zip(keys, [c for text in row.values() for c in json.loads(text)], strict=True)) for row in rows]
+    return [
+        dict(zip(keys, [c for text in row.values() for c in json.loads(text)], strict=True))
+        for row in rows
+    ]
 
 
 def _number(name: str, value, usual: int) -> int:
@@ -288,7 +335,9 @@ def log_lines(source, info, first=None, last=None, after=None, useImprovedPagina
 
     def fetch(offset, limit):
         sql = "SELECT line, row FROM console WHERE run_id = ? AND line >= ? ORDER BY line LIMIT ?"
-        return [_log_line(row) for row in info.context.store.bounded(sql, source["id"], offset, limit)]
+        return [
+            _log_line(row) for row in info.context.store.bounded(sql, source["id"], offset, limit)
+        ]
 
     return pages.paged(fetch, first, after)
 
@@ -343,7 +392,9 @@ RESOLVERS = {
         "sampledHistory": sampled_history,
         "parquetHistory": parquet_history,
         "logLines": log_lines,
-        "fileCount": lambda source, info: info.context.store.value("SELECT COUNT(*) FROM files WHERE run_id = ?", source["id"]),
+        "fileCount": lambda source, info: info.context.store.value(
+            "SELECT COUNT(*) FROM files WHERE run_id = ?", source["id"]
+        ),
         "files": files,
     },
     "Mutation": {

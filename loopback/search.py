@@ -18,7 +18,9 @@ from pydantic import PrivateAttr
 from loopback import lifecycle
 from loopback.store import Store
 
-warnings.filterwarnings("ignore", message="Valid config keys have changed in V2")  # `sweeps` is older than pydantic 2
+warnings.filterwarnings(
+    "ignore", message="Valid config keys have changed in V2"
+)  # `sweeps` is older than pydantic 2
 
 import sweeps  # noqa: E402
 from sweeps.util import dict_has_nested_key  # noqa: E402
@@ -41,7 +43,11 @@ class SearchedRun(sweeps.SweepRun):
     def add(self, values: list) -> None:
         """Takes further values of the objective, in their order; what is no finite number is left out."""
         for value in values:
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+            ):
                 self._values.append(value)
                 self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
 
@@ -66,11 +72,15 @@ class SearchedRun(sweeps.SweepRun):
 class Sample:
     """One sweep in memory: its runs by row id, and the number of the last change that they show."""
 
-    lock: threading.RLock = field(default_factory=threading.RLock)  # one agent at a time is given a run
+    lock: threading.RLock = field(
+        default_factory=threading.RLock
+    )  # one agent at a time is given a run
     runs: dict[int, SearchedRun] = field(default_factory=dict)
     version: int = -1
     config: str = ""
-    parameters: list | None = None  # the HyperParameterSet of a search that reads its runs' configurations
+    parameters: list | None = (
+        None  # the HyperParameterSet of a search that reads its runs' configurations
+    )
     judged: int = -1  # version at which early stopping last looked
     resting: float = 0.0  # until when it rests
 
@@ -93,13 +103,21 @@ def filled(config: dict) -> sweeps.SweepConfig:
 
 def proposed(config: dict, values) -> dict:
     """The part of a run's configuration that the search chose: `{name: {"value": ...}}`."""
-    found = {name: values.get(name) for name in config.get("parameters", {})} if isinstance(values, dict) else {}
-    return {name: value for name, value in found.items() if isinstance(value, dict) and "value" in value}
+    found = (
+        {name: values.get(name) for name in config.get("parameters", {})}
+        if isinstance(values, dict)
+        else {}
+    )
+    return {
+        name: value for name, value in found.items() if isinstance(value, dict) and "value" in value
+    }
 
 
 def parameter_set(config: dict) -> list:
     """The `HyperParameterSet` of a sweep's configuration, in which nested parameters are flat."""
-    from sweeps.params import HyperParameterSet  # it loads SciPy, which takes longer than the server's start
+    from sweeps.params import (
+        HyperParameterSet,
+    )  # it loads SciPy, which takes longer than the server's start
 
     return HyperParameterSet.from_config(filled(config)["parameters"])
 
@@ -130,7 +148,9 @@ def problems(config: dict) -> tuple[str | None, list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sweeps.next_run(whole, [])
-    except Exception as error:  # the package raises whatever its parts raise; the text is what helps
+    except (
+        Exception
+    ) as error:  # the package raises whatever its parts raise; the text is what helps
         return "; ".join(violations) or str(error), violations
     return None, violations
 
@@ -153,7 +173,12 @@ class Search:
         sample = self.sample(sweep)
         with sample.lock:
             if sample.config != sweep["config"]:  # another metric or other parameters: start over
-                sample.runs, sample.version, sample.judged, sample.config = {}, -1, -1, sweep["config"]
+                sample.runs, sample.version, sample.judged, sample.config = (
+                    {},
+                    -1,
+                    -1,
+                    sweep["config"],
+                )
                 reads = config.get("method") in ("bayes", "grid")
                 sample.parameters = parameter_set(config) if reads else None
             sql = "SELECT * FROM runs WHERE sweep_id = ? AND version > ? ORDER BY version"
@@ -180,18 +205,30 @@ class Search:
             chosen, run._config = proposed(config, json.loads(row["config"])), row["config"]
             run.config = chosen if readable(sample.parameters, chosen) else {}
             if chosen and not run.config:
-                logger.warning("the search leaves out run %s: it cannot read %s", row["name"], str(chosen)[:200])
-        run.summary_metrics = {metric: summary[metric]} if isinstance(summary, dict) and metric in summary else {}
+                logger.warning(
+                    "the search leaves out run %s: it cannot read %s",
+                    row["name"],
+                    str(chosen)[:200],
+                )
+        run.summary_metrics = (
+            {metric: summary[metric]} if isinstance(summary, dict) and metric in summary else {}
+        )
         if metric and row["history_lines"] > run._lines:
             sql = "SELECT json_extract(row, ?) AS value FROM history WHERE run_id = ? AND line >= ? AND line < ? ORDER BY line"
-            found = self._store.all(sql, "$." + json.dumps(metric), row["id"], run._lines, row["history_lines"])
+            found = self._store.all(
+                sql, "$." + json.dumps(metric), row["id"], run._lines, row["history_lines"]
+            )
             run.add([cell["value"] for cell in found])
             run._lines = row["history_lines"]
 
     def suggest(self, sweep: dict, config: dict) -> dict | None:
         """The next run's parameters as `{name: {"value": ...}}`, or None when there is nothing left to try."""
         sample = self.refresh(sweep, config)
-        runs = [] if config["method"] == "random" else [run for run in sample.runs.values() if run.config]
+        runs = (
+            []
+            if config["method"] == "random"
+            else [run for run in sample.runs.values() if run.config]
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = sweeps.next_run(filled(config), runs)
@@ -209,10 +246,14 @@ class Search:
             if sample.judged == sample.version or started < sample.resting:
                 return
             sample.judged = sample.version
-            doomed = {run.name for run in sweeps.stop_runs(filled(config), list(sample.runs.values()))}
+            doomed = {
+                run.name for run in sweeps.stop_runs(filled(config), list(sample.runs.values()))
+            }
             spent = time.monotonic() - started
             sample.resting = time.monotonic() + PATIENCE * spent if spent > 0.05 else 0.0
-            found = [key for key, run in sample.runs.items() if run.name in doomed and not run.stopped]
+            found = [
+                key for key, run in sample.runs.items() if run.name in doomed and not run.stopped
+            ]
             lifecycle.ask_to_stop(self._store, found)
 
     def reached(self, sweep: dict, config: dict) -> bool:
@@ -234,7 +275,13 @@ class Search:
 
 def warm_up() -> None:
     """Loads scikit-learn, which takes seconds, before the first agent waits for it."""
-    problems({"method": "bayes", "metric": {"name": "y", "goal": "minimize"}, "parameters": {"x": {"min": 0.0, "max": 1.0}}})
+    problems(
+        {
+            "method": "bayes",
+            "metric": {"name": "y", "goal": "minimize"},
+            "parameters": {"x": {"min": 0.0, "max": 1.0}},
+        }
+    )
 
 
 def _plain(value):

@@ -58,7 +58,9 @@ def key_of(request: Request) -> str | None:
 def shows_key(request: Request) -> bool:
     """Whether the request carries the store's key."""
     shown = key_of(request)
-    return shown is not None and hmac.compare_digest(shown.encode(), request.app.state.store.key.encode())
+    return shown is not None and hmac.compare_digest(
+        shown.encode(), request.app.state.store.key.encode()
+    )
 
 
 def allowed(request: Request) -> bool:
@@ -101,7 +103,10 @@ def guarded(endpoint):
 
     async def respond(request: Request) -> Response:
         if not allowed(request):
-            return problem(401, "wrong or missing key: set WANDB_API_KEY to the text of the file `key` in the store")
+            return problem(
+                401,
+                "wrong or missing key: set WANDB_API_KEY to the text of the file `key` in the store",
+            )
         try:
             request.app.state.store.check_present()
             reply = await endpoint(request)
@@ -118,13 +123,18 @@ def guarded(endpoint):
         except ClientDisconnect:
             return problem(400, "the client left in the middle of its request")
         except TimeoutError:
-            return problem(408, f"the next piece of the request did not come within {LONGEST_WAIT:.0f} s")
+            return problem(
+                408, f"the next piece of the request did not come within {LONGEST_WAIT:.0f} s"
+            )
         except NAME_ERRORS as error:
             return problem(400, f"the name is taken: {error.strerror}")
         except (OSError, sqlite3.OperationalError) as error:
             if not disk_is_full(error):
                 raise
-            return problem(507, f"the disk of the store cannot be written: {error}; free space, the request can be repeated")
+            return problem(
+                507,
+                f"the disk of the store cannot be written: {error}; free space, the request can be repeated",
+            )
 
     return respond
 
@@ -150,7 +160,9 @@ async def file_stream(request: Request) -> Response:
     body = await json_body(request)
     names = (request.path_params[part] for part in ("entity", "project", "run"))
     state = request.app.state
-    return JSONResponse(await run_in_threadpool(stream.receive, state.store, state.search, *names, body))
+    return JSONResponse(
+        await run_in_threadpool(stream.receive, state.store, state.search, *names, body)
+    )
 
 
 def storage_path(request: Request) -> Path:
@@ -165,7 +177,9 @@ async def upload(request: Request) -> Response:
     """PUT /storage/{area}/{name}: the file appears whole or not at all."""
     path = storage_path(request)
     run_id, _, name = request.path_params["name"].partition("/")
-    if request.path_params["area"] == "runs" and not (name and run_id.isdecimal() and len(run_id) < 19):
+    if request.path_params["area"] == "runs" and not (
+        name and run_id.isdecimal() and len(run_id) < 19
+    ):
         raise ValueError("a file of a run is /storage/runs/NUMBER/NAME")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = request.app.state.store.folder / "uploads" / secrets.token_hex(8)
@@ -190,8 +204,12 @@ def _note_file(request: Request, digest: bytes, size: int) -> None:
     if request.path_params["area"] != "runs":
         return
     run_id, _, name = request.path_params["name"].partition("/")
-    sql = "INSERT OR REPLACE INTO files (run_id, name, size, md5, updated_at) VALUES (?, ?, ?, ?, ?)"
-    request.app.state.store.write(sql, int(run_id), name, size, base64.b64encode(digest).decode(), now())
+    sql = (
+        "INSERT OR REPLACE INTO files (run_id, name, size, md5, updated_at) VALUES (?, ?, ?, ?, ?)"
+    )
+    request.app.state.store.write(
+        sql, int(run_id), name, size, base64.b64encode(digest).decode(), now()
+    )
 
 
 async def download(request: Request) -> Response:
@@ -230,7 +248,9 @@ async def health(request: Request) -> Response:
 async def nothing(request: Request) -> Response:
     """Everything else."""
     if "text/html" in request.headers.get("accept", ""):
-        return Response("loopback speaks W&B's protocol but has no web pages; see its README for `push`.\n", 404)
+        return Response(
+            "loopback speaks W&B's protocol but has no web pages; see its README for `push`.\n", 404
+        )
     request.app.state.unknown.add(f"{request.method} /{request.path_params['rest']}")
     return problem(404, f"loopback does not serve {request.url.path}")
 
@@ -246,16 +266,25 @@ def app(store: Store, patience: float = 120.0) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(application):
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        tasks = [asyncio.create_task(_reap(store, patience)), asyncio.create_task(run_in_threadpool(search.warm_up))]
+        tasks = [
+            asyncio.create_task(_reap(store, patience)),
+            asyncio.create_task(run_in_threadpool(search.warm_up)),
+        ]
         yield
         for task in tasks:
             task.cancel()
 
     routes = [
         Route("/graphql", guarded(graphql), methods=["POST"]),
-        Route("/files/{entity}/{project}/{run}/file_stream", guarded(file_stream), methods=["POST"]),
+        Route(
+            "/files/{entity}/{project}/{run}/file_stream", guarded(file_stream), methods=["POST"]
+        ),
         Route("/storage/{area}/{name:path}", guarded(storage), methods=["GET", "HEAD", "PUT"]),
-        Route("/artifactsV2/{place:path}/{checksum}/{name}", guarded(artifact_file), methods=["GET", "HEAD"]),
+        Route(
+            "/artifactsV2/{place:path}/{checksum}/{name}",
+            guarded(artifact_file),
+            methods=["GET", "HEAD"],
+        ),
         Route("/healthz", health),
         Route("/sdk/otel/v1/metrics", metrics, methods=["POST"]),
         Route("/{rest:path}", guarded(nothing), methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
@@ -295,10 +324,16 @@ class PunctualProtocol(AutoHTTPProtocol):
             self._deadline = None
 
 
-def run(store: Store, listener: socket.socket, patience: float, unused: Callable | None = None) -> None:
+def run(
+    store: Store, listener: socket.socket, patience: float, unused: Callable | None = None
+) -> None:
     """Serves on `listener` until a signal comes, `unused()` returns a lock, or the store is deleted."""
     config = uvicorn.Config(
-        app(store, patience), log_level="warning", access_log=False, timeout_graceful_shutdown=5, http=PunctualProtocol
+        app(store, patience),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        http=PunctualProtocol,
     )
     server = uvicorn.Server(config)
 
@@ -315,7 +350,9 @@ def run(store: Store, listener: socket.socket, patience: float, unused: Callable
                 server.should_exit = True
 
     threading.Thread(target=watch, daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in good order, and raises it again
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # uvicorn has ended in good order, and raises it again
         server.run(sockets=[listener])
 
 

@@ -178,18 +178,24 @@ class Store:
             LockedError: a live server already owns it.
             UserError: it cannot be written, is damaged, has another version, or its key is not safe.
         """
-        os.umask(0o077)  # on a shared machine nobody else may read the runs, not even without the key
+        os.umask(
+            0o077
+        )  # on a shared machine nobody else may read the runs, not even without the key
         self.folder = folder.resolve()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             self._lock_file = (self.folder / "lock").open("a")
         except OSError as error:
-            raise UserError(f"cannot keep a store in {folder}: {error.strerror}; choose another --dir") from error
+            raise UserError(
+                f"cannot keep a store in {folder}: {error.strerror}; choose another --dir"
+            ) from error
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LockedError(f"another server owns {folder}; stop it, or choose another --dir") from error
+            raise LockedError(
+                f"another server owns {folder}; stop it, or choose another --dir"
+            ) from error
         self._local = threading.local()
         self._writer = threading.RLock()
         self._depth = 0
@@ -197,11 +203,17 @@ class Store:
             self._prepare_tables()
         except sqlite3.DatabaseError as error:
             file = self.folder / "loopback.sqlite"
-            raise UserError(f"cannot use {file}: {error}; free disk space, or choose another --dir") from error
+            raise UserError(
+                f"cannot use {file}: {error}; free disk space, or choose another --dir"
+            ) from error
         self.key = read_or_make_key(self.folder)
-        shutil.rmtree(self.folder / "uploads", ignore_errors=True)  # parts that a killed server left
+        shutil.rmtree(
+            self.folder / "uploads", ignore_errors=True
+        )  # parts that a killed server left
         self._files = {name: _identity(self.folder / name) for name in ("lock", "loopback.sqlite")}
-        self.last_lock = None  # that nobody else uses the store, when the server ends for want of users
+        self.last_lock = (
+            None  # that nobody else uses the store, when the server ends for want of users
+        )
         self._ticks = self.value("SELECT COALESCE(MAX(version), 0) FROM runs")
 
     def _prepare_tables(self) -> None:
@@ -221,11 +233,15 @@ class Store:
 
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            connection = sqlite3.connect(self.folder / "loopback.sqlite", timeout=60, isolation_level=None)
+            connection = sqlite3.connect(
+                self.folder / "loopback.sqlite", timeout=60, isolation_level=None
+            )
             connection.row_factory = lambda cursor, row: dict(sqlite3.Row(cursor, row))
             connection.create_function("regexp", 2, _matches, deterministic=True)
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")  # a commit survives kill -9; fsync comes at checkpoints
+            connection.execute(
+                "PRAGMA synchronous=NORMAL"
+            )  # a commit survives kill -9; fsync comes at checkpoints
             self._local.connection = connection
         return self._local.connection
 
@@ -240,7 +256,9 @@ class Store:
             size += sum(len(cell) for cell in row.values() if isinstance(cell, str))
             if size > LARGEST_READ:
                 limit = LARGEST_READ // 2**20
-                raise ValueError(f"the answer is larger than {limit} MiB: ask for fewer rows at a time, by page_size or samples")
+                raise ValueError(
+                    f"the answer is larger than {limit} MiB: ask for fewer rows at a time, by page_size or samples"
+                )
             rows.append(row)
         return rows
 
@@ -265,7 +283,9 @@ class Store:
                 if self._depth == 1:
                     self._connection().execute("COMMIT")
             except BaseException:
-                if self._depth == 1 and self._connection().in_transaction:  # SQLite rolls back by itself on a full disk
+                if (
+                    self._depth == 1 and self._connection().in_transaction
+                ):  # SQLite rolls back by itself on a full disk
                     self._connection().execute("ROLLBACK")
                 raise
             finally:
@@ -304,7 +324,12 @@ class Store:
         sql = "SELECT * FROM projects WHERE entity = ? AND name = ?"
         found = self.one(sql, entity, name)
         if found is None and create:
-            self.write("INSERT OR IGNORE INTO projects (entity, name, created_at) VALUES (?, ?, ?)", entity, name, now())
+            self.write(
+                "INSERT OR IGNORE INTO projects (entity, name, created_at) VALUES (?, ?, ?)",
+                entity,
+                name,
+                now(),
+            )
             found = self.one(sql, entity, name)
         return found
 
@@ -316,7 +341,9 @@ class Store:
             if any(piece in ("", ".", "..") for piece in part.split("/")):
                 raise ValueError(f"{part!r} would lead out of its folder")
             if any(len(piece.encode()) > 255 for piece in part.split("/")):
-                raise ValueError(f"{part[:50]!r}... has more than 255 bytes in the name of a file or folder")
+                raise ValueError(
+                    f"{part[:50]!r}... has more than 255 bytes in the name of a file or folder"
+                )
         path = self.folder.joinpath(*parts)
         if not path.resolve().is_relative_to(self.folder):
             raise ValueError(f"{'/'.join(parts)!r} would lead out of the store")
@@ -340,16 +367,24 @@ def read_or_make_key(folder: Path) -> str:
     path, partial = folder / "key", folder / "key.partial"
     try:
         if not path.exists():
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            with os.fdopen(
+                os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+            ) as file:
                 file.write(secrets.token_hex(20))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         mode, key = stat.S_IMODE(path.stat().st_mode), path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read or write the key {path}: {error}; free disk space, or delete the file") from error
+        raise UserError(
+            f"cannot read or write the key {path}: {error}; free disk space, or delete the file"
+        ) from error
     if len(key) < SHORTEST_KEY:
-        raise UserError(f"{path} holds {len(key)} characters, a key has {SHORTEST_KEY}: delete the file to get a new key")
+        raise UserError(
+            f"{path} holds {len(key)} characters, a key has {SHORTEST_KEY}: delete the file to get a new key"
+        )
     if mode & 0o077:
-        raise UserError(f"others may read the key {path} (mode {mode:o}): chmod 600 it, or delete it to get a new key")
+        raise UserError(
+            f"others may read the key {path} (mode {mode:o}): chmod 600 it, or delete it to get a new key"
+        )
     return key

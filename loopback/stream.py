@@ -16,7 +16,12 @@ from loopback.sweep_controls import config_of
 
 logger = logging.getLogger("loopback")
 
-HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
+HISTORY, EVENTS, SUMMARY, CONSOLE = (
+    "wandb-history.jsonl",
+    "wandb-events.jsonl",
+    "wandb-summary.json",
+    "output.log",
+)
 LARGEST_LINE = 2**40  # of an offset; a run has fewer lines
 LARGEST_STEP = 2**62  # of `_step`, which SQLite keeps in 64 bits
 
@@ -36,7 +41,9 @@ def receive(store: Store, search: Search, entity: str, project: str, name: str, 
         _live(store, run, body)
         for file in body.get("uploaded") or []:
             logger.debug("%s: %s is uploaded", name, file)
-    if run["sweep_id"] and HISTORY in (body.get("files") or {}):  # its last words are heard before anybody is stopped
+    if run["sweep_id"] and HISTORY in (
+        body.get("files") or {}
+    ):  # its last words are heard before anybody is stopped
         sweep = store.one("SELECT * FROM sweeps WHERE id = ?", run["sweep_id"])
         search.give_up(sweep, config_of(sweep["config"]))
     run = _run(store, entity, project, name)
@@ -45,10 +52,16 @@ def receive(store: Store, search: Search, entity: str, project: str, name: str, 
 
 SHAPES = {  # of a request's body: what a field may be besides null, and how a message says it
     "files": (lambda value: isinstance(value, dict), "an object"),
-    "uploaded": (lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), "a list of names"),
+    "uploaded": (
+        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+        "a list of names",
+    ),
     "preempting": (lambda value: isinstance(value, bool), "true or false"),
     "complete": (lambda value: isinstance(value, bool), "true or false"),
-    "exitcode": (lambda value: type(value) is int and abs(value) < 2**32, "a whole number below 2^32"),
+    "exitcode": (
+        lambda value: type(value) is int and abs(value) < 2**32,
+        "a whole number below 2^32",
+    ),
 }
 
 
@@ -59,7 +72,9 @@ def _check(body: dict) -> None:
 
 
 def _run(store: Store, entity: str, project: str, name: str) -> dict | None:
-    return store.one(f"{RUNS} WHERE p.entity = ? AND p.name = ? AND r.name = ?", entity, project, name)
+    return store.one(
+        f"{RUNS} WHERE p.entity = ? AND p.name = ? AND r.name = ?", entity, project, name
+    )
 
 
 def _live(store: Store, run: dict, body: dict) -> None:
@@ -70,7 +85,11 @@ def _live(store: Store, run: dict, body: dict) -> None:
     if body.get("preempting") and run["state"] in lifecycle.LIVE:
         lifecycle.change(store, run["id"], state="preempting")
         run = run | {"state": "preempting"}
-    given_up = run["exitcode"] is None and run["state"] in ("killed", "crashed", "failed")  # before its last words came
+    given_up = run["exitcode"] is None and run["state"] in (
+        "killed",
+        "crashed",
+        "failed",
+    )  # before its last words came
     if body.get("complete") and (run["state"] in lifecycle.LIVE or given_up):
         lifecycle.end(store, run, int(body.get("exitcode") or 0))
 
@@ -80,14 +99,18 @@ def _take(store: Store, run: dict, file: str, chunk: dict) -> None:
         raise ValueError(f"{file}: a chunk is {{offset, content}}")
     offset, lines = chunk.get("offset") or 0, chunk.get("content") or []
     if type(offset) is not int or not 0 <= offset < LARGEST_LINE:
-        raise ValueError(f"{file}: offset must be a line number below {LARGEST_LINE}, not {str(offset)[:50]}")
+        raise ValueError(
+            f"{file}: offset must be a line number below {LARGEST_LINE}, not {str(offset)[:50]}"
+        )
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError(f"{file}: content must be a list of lines")
     if file == HISTORY:
         _history(store, run, offset, [json_object(line, f"{file}: a row") for line in lines])
     elif file == SUMMARY:
         if lines:
-            lifecycle.change(store, run["id"], summary=dumps(json_object(lines[-1], f"{file}: the summary")))
+            lifecycle.change(
+                store, run["id"], summary=dumps(json_object(lines[-1], f"{file}: the summary"))
+            )
     elif file == EVENTS:
         rows = [dumps(json_object(line, f"{file}: a row")) for line in lines]
         _append(store, run, "events", "event_lines", offset, rows)
@@ -97,7 +120,9 @@ def _take(store: Store, run: dict, file: str, chunk: dict) -> None:
         logger.warning("%s streams a file that loopback does not keep: %s", run["name"], file)
 
 
-def _append(store: Store, run: dict, table: str, counter: str, offset: int, rows: list[str]) -> None:
+def _append(
+    store: Store, run: dict, table: str, counter: str, offset: int, rows: list[str]
+) -> None:
     sql = f"INSERT OR REPLACE INTO {table} (run_id, line, row) VALUES (?, ?, ?)"  # noqa: S608  our own names
     store.many(sql, [(run["id"], number, row) for number, row in enumerate(rows, start=offset)])
     count = max(run[counter], offset + len(rows))
@@ -107,8 +132,12 @@ def _append(store: Store, run: dict, table: str, counter: str, offset: int, rows
 def _history(store: Store, run: dict, offset: int, rows: list[dict]) -> None:
     known = run["history_lines"]
     if offset > known:
-        raise ValueError(f"{HISTORY}: the next line is number {known}, offset {offset} would leave a gap")
-    fresh = [(number, row) for number, row in enumerate(rows, start=offset) if number >= known]  # the rest came before
+        raise ValueError(
+            f"{HISTORY}: the next line is number {known}, offset {offset} would leave a gap"
+        )
+    fresh = [
+        (number, row) for number, row in enumerate(rows, start=offset) if number >= known
+    ]  # the rest came before
     if not fresh:
         return
     keys = json.loads(run["history_keys"])
@@ -126,7 +155,13 @@ def _history(store: Store, run: dict, offset: int, rows: list[dict]) -> None:
 
 
 def _count(keys: dict, key: str, value) -> None:
-    kind = "number" if isinstance(value, (int, float)) else "string" if isinstance(value, str) else "map"
+    kind = (
+        "number"
+        if isinstance(value, (int, float))
+        else "string"
+        if isinstance(value, str)
+        else "map"
+    )
     if isinstance(value, dict) and isinstance(value.get("_type"), str):
         kind = value["_type"]
     counts = keys.setdefault(key, {"typeCounts": []})["typeCounts"]
@@ -147,7 +182,12 @@ def rewind_run(_source, info, input: dict) -> dict:
     if metric != "_step":
         raise ValueError(f"a run can be rewound to a _step, not to a value of {metric}")
     with store.writing():
-        run = _run(store, input.get("entityName") or ENTITY, input.get("projectName") or DEFAULT_PROJECT, input["runName"])
+        run = _run(
+            store,
+            input.get("entityName") or ENTITY,
+            input.get("projectName") or DEFAULT_PROJECT,
+            input["runName"],
+        )
         if run is None:
             raise ValueError(f"run {input['runName']} does not exist, so it cannot be rewound")
         sql = "SELECT line FROM history WHERE run_id = ? AND step > ? ORDER BY line LIMIT 1"
@@ -164,7 +204,9 @@ def rewind_run(_source, info, input: dict) -> dict:
             keys["lastStep"] = max(keys["lastStep"], row.get("_step", -1))
             summary |= row
         counts = {"history_lines": lines, "event_lines": 0, "log_lines": 0}
-        lifecycle.change(store, run["id"], **counts, history_keys=dumps(keys), summary=dumps(summary))
+        lifecycle.change(
+            store, run["id"], **counts, history_keys=dumps(keys), summary=dumps(summary)
+        )
         lifecycle.begin(store, run)
     info.context.search.forget(run["sweep_id"])
     return {"rewoundRun": _run(store, run["entity_name"], run["project_name"], run["name"])}

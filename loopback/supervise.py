@@ -34,7 +34,9 @@ class Member:
     due: float = field(default=0.0)
     state: str = "waiting"  # waiting, alive, done, fallen
     log_start: int | None = None  # bytes in the log before the first start
-    held: tuple[int, ...] = ()  # locked files (descriptors) that stay locked until the process has ended
+    held: tuple[
+        int, ...
+    ] = ()  # locked files (descriptors) that stay locked until the process has ended
 
     def start(self, cwd: Path | None = None) -> None:
         """Starts the process in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
@@ -59,7 +61,9 @@ class Member:
     @property
     def output(self) -> str:
         """What the process wrote to its log, over all its starts."""
-        return self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.process else ""
+        return (
+            self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.process else ""
+        )
 
     def fell(self) -> None:
         """Plans the next start, or none after too many falls in a row."""
@@ -81,7 +85,11 @@ class Crew:
     def tend(self) -> None:
         """Starts what is due and looks after what has ended."""
         for member in self.members:
-            if member.state == "alive" and member.process.poll() is not None and not orphans(member.process.pid):
+            if (
+                member.state == "alive"
+                and member.process.poll() is not None
+                and not orphans(member.process.pid)
+            ):
                 if (member.counted and member.process.returncode == 0) or self._over():
                     member.state = "done"
                 else:
@@ -107,12 +115,18 @@ class Crew:
 
         Another Ctrl-C takes the patience away.
         """
-        living = [member.process for member in self.members if member.process and member.process.poll() is None]
+        living = [
+            member.process
+            for member in self.members
+            if member.process and member.process.poll() is None
+        ]
         sessions = [member.process.pid for member in self.members if member.process]
         try:
             self._ask_to_end(living, sessions)
             deadline = time.monotonic() + patience
-            while time.monotonic() < deadline and any(orphans(s) for s in sessions) | any(p.poll() is None for p in living):
+            while time.monotonic() < deadline and any(orphans(s) for s in sessions) | any(
+                p.poll() is None for p in living
+            ):
                 time.sleep(0.2)
         finally:
             for process in living:
@@ -188,9 +202,13 @@ def devices(wanted: str | None) -> list[str | None]:
         return visible.split(",")
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        listed = subprocess.run(
+            query, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.split()
     except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1") from error
+        raise UserError(
+            f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1"
+        ) from error
     if not listed:
         raise UserError("nvidia-smi lists no GPU; leave --gpus out")
     return listed

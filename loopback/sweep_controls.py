@@ -52,7 +52,11 @@ def upsert_sweep(_source, info, input: dict) -> dict:
             raise ValueError(f"Invalid sweep config: {refusal}")
         columns["config"] = input["config"]
     with store.writing():
-        sweep = row_of(info, "sweeps", input["id"]) if input.get("id") else _create(store, input, columns)
+        sweep = (
+            row_of(info, "sweeps", input["id"])
+            if input.get("id")
+            else _create(store, input, columns)
+        )
         if columns:
             store.update("sweeps", sweep["id"], **columns, updated_at=now())
         if columns.get("config", sweep["config"]) != sweep["config"]:
@@ -61,7 +65,10 @@ def upsert_sweep(_source, info, input: dict) -> dict:
             _move(store, sweep, input["state"])
         sweep = store.one("SELECT * FROM sweeps WHERE id = ?", sweep["id"])
         _obey(store, sweep)
-    return {"sweep": store.one("SELECT * FROM sweeps WHERE id = ?", sweep["id"]), "configValidationWarnings": warnings}
+    return {
+        "sweep": store.one("SELECT * FROM sweeps WHERE id = ?", sweep["id"]),
+        "configValidationWarnings": warnings,
+    }
 
 
 def _create(store, input: dict, columns: dict) -> dict:
@@ -70,12 +77,19 @@ def _create(store, input: dict, columns: dict) -> dict:
     project = store.project(input.get("entityName"), input.get("projectName"), create=True)
     stamps = {"created_at": now(), "updated_at": now()}
     sweep_id = store.insert(
-        "sweeps", project_id=project["id"], name=new_name(), state="PENDING", config=columns["config"], **stamps
+        "sweeps",
+        project_id=project["id"],
+        name=new_name(),
+        state="PENDING",
+        config=columns["config"],
+        **stamps,
     )
     if input.get("priorRunsFilters"):
         names = [item["name"] for item in json.loads(input["priorRunsFilters"])["$or"]]
         for name in names:
-            run = store.one("SELECT * FROM runs WHERE project_id = ? AND name = ?", project["id"], name)
+            run = store.one(
+                "SELECT * FROM runs WHERE project_id = ? AND name = ?", project["id"], name
+            )
             if run is None:
                 raise ValueError(f"prior run {name} does not exist")
             lifecycle.change(store, run["id"], sweep_id=sweep_id)
@@ -87,10 +101,14 @@ def _move(store, sweep: dict, state: str) -> None:
     if state not in TRANSITIONS:
         raise ValueError(f"a sweep can be {', '.join(TRANSITIONS)}, not {state}")
     if sweep["state"] not in TRANSITIONS[state]:
-        raise ValueError(f"sweep {sweep['name']} is {sweep['state'].lower()} and cannot become {state.lower()}")
+        raise ValueError(
+            f"sweep {sweep['name']} is {sweep['state'].lower()} and cannot become {state.lower()}"
+        )
     if state == "RUNNING":
         lifecycle.search_again(store, sweep["id"])
-    scheduled = "scheduler" in config_of(sweep["config"])  # it says FINISHED as soon as its last run is enqueued
+    scheduled = "scheduler" in config_of(
+        sweep["config"]
+    )  # it says FINISHED as soon as its last run is enqueued
     lifecycle.set_sweep_state(store, sweep["id"], state, drain=scheduled)
 
 
@@ -119,14 +137,19 @@ def enqueue(store, sweep: dict, config: dict, display_name: str | None = None) -
     """Puts a run with this configuration into the sweep's queue; its name."""
     name, extra = new_name(), {"display_name": display_name} if display_name else {}
     stamps = {"config": dumps(config), "queued": time.time()}
-    create(store, sweep["project_id"], name, sweep_id=sweep["id"], state="pending", **stamps, **extra)
+    create(
+        store, sweep["project_id"], name, sweep_id=sweep["id"], state="pending", **stamps, **extra
+    )
     return name
 
 
 def capped(store, sweep: dict) -> bool:
     """Whether the sweep has as many runs as its run_cap allows."""
     cap = config_of(sweep["config"]).get("run_cap")
-    return bool(cap) and store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep["id"]) >= cap
+    return (
+        bool(cap)
+        and store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", sweep["id"]) >= cap
+    )
 
 
 def enqueue_sweep_run(_source, info, input: dict) -> dict:
@@ -136,7 +159,10 @@ def enqueue_sweep_run(_source, info, input: dict) -> dict:
     of its batch is accepted as well, because a refusal would end it as failed; what is in the queue is still run.
     """
     store, sweep = info.context.store, row_of(info, "sweeps", input["id"])
-    config = {key: value if _wrapped(value) else {"value": value} for key, value in json.loads(input["config"]).items()}
+    config = {
+        key: value if _wrapped(value) else {"value": value}
+        for key, value in json.loads(input["config"]).items()
+    }
     with store.writing():
         name = enqueue(store, sweep, config, input.get("displayName"))
         if capped(store, sweep):
@@ -194,7 +220,9 @@ RESOLVERS = {
         "method": lambda source, _info: config_of(source["config"]).get("method", "custom"),
         "project": project_of,
         "bestLoss": best_loss,
-        "runCount": lambda source, info: info.context.store.value("SELECT COUNT(*) FROM runs WHERE sweep_id = ?", source["id"]),
+        "runCount": lambda source, info: info.context.store.value(
+            "SELECT COUNT(*) FROM runs WHERE sweep_id = ?", source["id"]
+        ),
         "runCountExpected": expected,
         "controllerRunName": lambda source, _info: f"scheduler-{source['name']}",
         "earlyStopJobRunning": lambda *_: False,

@@ -21,7 +21,10 @@ def augmenter(kind: str) -> Augment | None:
 
     steps = {
         "flip": [A.D4(p=1.0)],
-        "full": [A.D4(p=1.0), A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)],
+        "full": [
+            A.D4(p=1.0),
+            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
+        ],
     }[kind]
     transform = A.Compose(steps)
 

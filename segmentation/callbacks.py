@@ -18,9 +18,16 @@ from segmentation.metrics import summarize
 class EpochLogger(keras.callbacks.Callback):
     """Makes the row of each epoch, saves the checkpoint, then calls `log(row)`: what is logged can be resumed."""
 
-    def __init__(self, checkpoint: Checkpoint, patches: int, keep_epoch: int, log: Callable[[dict], None]):
+    def __init__(
+        self, checkpoint: Checkpoint, patches: int, keep_epoch: int, log: Callable[[dict], None]
+    ):
         super().__init__()
-        self.checkpoint, self.patches, self.keep_epoch, self.log = checkpoint, patches, keep_epoch, log
+        self.checkpoint, self.patches, self.keep_epoch, self.log = (
+            checkpoint,
+            patches,
+            keep_epoch,
+            log,
+        )
         self.best = min((row["val_loss"] for row in checkpoint.rows), default=math.inf)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -33,9 +40,16 @@ class EpochLogger(keras.callbacks.Callback):
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
             raise RunEnded("diverged", f"the loss of epoch {epoch + 1} is not finite")
         improved, self.best = logs["val_loss"] < self.best, min(self.best, logs["val_loss"])
-        row = {"epoch": epoch + 1, "loss": logs["loss"], "val_loss": logs["val_loss"], OBJECTIVE: self.best}
+        row = {
+            "epoch": epoch + 1,
+            "loss": logs["loss"],
+            "val_loss": logs["val_loss"],
+            OBJECTIVE: self.best,
+        }
         row |= summarize(*unpack(logs["sums"]))
-        row |= {f"val_{name}": value for name, value in summarize(*unpack(logs["val_sums"])).items()}
+        row |= {
+            f"val_{name}": value for name, value in summarize(*unpack(logs["val_sums"])).items()
+        }
         row |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": time.perf_counter() - self.started,
@@ -53,7 +67,11 @@ class Reseed(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        random = [layer.seed_generator for layer in _layers(self.model) if getattr(layer, "seed_generator", None)]
+        random = [
+            layer.seed_generator
+            for layer in _layers(self.model)
+            if getattr(layer, "seed_generator", None)
+        ]
         for index, generator in enumerate(random):
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
             generator.state.assign(state >> 1)  # 31 bits: the state's type is signed
@@ -89,7 +107,9 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()
-        row = {name: logs[name] for name in ("loss", "val_loss")} | summarize(*unpack(logs["val_sums"]))
+        row = {name: logs[name] for name in ("loss", "val_loss")} | summarize(
+            *unpack(logs["val_sums"])
+        )
         print(
             f"epoch {epoch + 1:>3}/{self.epochs}  loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
             f"val accuracy {row['accuracy']:.3f}  val mean IoU {row['mean_iou']:.3f}",

@@ -53,7 +53,9 @@ class Checkpoint:
                 f"another process is training in {self.folder}; wait for it to end, or choose another WANDB_RUN_ID"
             ) from error
         except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror}); name another folder with --runs") from error
+            raise UserError(
+                f"cannot write to {self.folder} ({error.strerror}); name another folder with --runs"
+            ) from error
         self._read()  # another process may have written it before this one got the lock
         return self
 
@@ -95,7 +97,9 @@ class Checkpoint:
         stored = asdict(Config()) | {"precision": identity["precision"]} | self.identity
         differs = [name for name in identity if self.rows and stored.get(name) != identity[name]]
         if differs:
-            values = ", ".join(f"{name} was {stored.get(name)!r} and is {identity[name]!r}" for name in differs)
+            values = ", ".join(
+                f"{name} was {stored.get(name)!r} and is {identity[name]!r}" for name in differs
+            )
             raise UserError(
                 f"{self.folder} is the checkpoint of another run: {', '.join(differs)} differ ({values}); "
                 "choose another WANDB_RUN_ID, or remove the folder"
@@ -104,7 +108,9 @@ class Checkpoint:
 
     def agrees(self, epochs: int, val_loss: float | None) -> bool:
         """Whether a history of `epochs` rows, the last one with this validation loss, is the start of this training."""
-        return self.epoch >= epochs and (not epochs or self.rows[epochs - 1]["val_loss"] == val_loss)
+        return self.epoch >= epochs and (
+            not epochs or self.rows[epochs - 1]["val_loss"] == val_loss
+        )
 
     def load(self) -> "keras.Model":
         """The compiled model, its optimizer included, as it was after the last finished epoch."""
@@ -123,8 +129,14 @@ class Checkpoint:
         import keras
 
         self.rows.append(row)
-        inference = keras.Model(model.inputs, model.outputs, name=model.name)  # not compiled: opens without our classes
-        roles = {"last": model} | ({"best": inference} if best else {}) | ({"kept": inference} if keep else {})
+        inference = keras.Model(
+            model.inputs, model.outputs, name=model.name
+        )  # not compiled: opens without our classes
+        roles = (
+            {"last": model}
+            | ({"best": inference} if best else {})
+            | ({"kept": inference} if keep else {})
+        )
         try:
             for role, saved in roles.items():
                 name = f"{role}-{self.epoch:05d}.keras"
@@ -143,7 +155,9 @@ class Checkpoint:
     def pack(self) -> Path:
         """One file that holds the whole checkpoint, for another machine; written beside and renamed."""
         part = self.folder / f"part-{PACKED}"
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:  # .keras files are archives already
+        with zipfile.ZipFile(
+            part, "w", zipfile.ZIP_STORED
+        ) as archive:  # .keras files are archives already
             for name in ("state.json", *self.files.values()):
                 archive.write(self.folder / name, name)
         return part.replace(self.folder / PACKED)
@@ -171,8 +185,14 @@ class Checkpoint:
         try:
             state = json.loads(path.read_text())
             if state.get("format", 1) > FORMAT:
-                raise ValueError(f"it has format {state['format']}, this version reads up to {FORMAT}")
-            self.identity, self.rows, self.files = dict(state["identity"]), list(state["rows"]), dict(state["files"])
+                raise ValueError(
+                    f"it has format {state['format']}, this version reads up to {FORMAT}"
+                )
+            self.identity, self.rows, self.files = (
+                dict(state["identity"]),
+                list(state["rows"]),
+                dict(state["files"]),
+            )
             if self.identity.get("precision") == "auto":
                 del self.identity["precision"]
             for number, row in enumerate(self.rows, start=1):
@@ -181,7 +201,13 @@ class Checkpoint:
             for role in {"last", "best", *self.files}:
                 if not MEMBER.fullmatch(self.files[role]):
                     raise ValueError(f"{self.files[role]!r} is not the name of a weights file")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # any other shape of JSON
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # any other shape of JSON
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path} is damaged ({reason}); {self._way_out()}") from error
         for role in self.files:
@@ -197,11 +223,18 @@ class Checkpoint:
             raise UserError(f"{file} is damaged at {damaged}; {self._way_out()}")
 
     def _way_out(self) -> str:
-        return f"remove {self.folder} to train the run from its start, or choose another WANDB_RUN_ID"
+        return (
+            f"remove {self.folder} to train the run from its start, or choose another WANDB_RUN_ID"
+        )
 
     def _write_state(self) -> None:
         part = self.folder / "part-state.json"
-        state = {"format": FORMAT, "identity": self.identity, "rows": self.rows, "files": self.files}
+        state = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "rows": self.rows,
+            "files": self.files,
+        }
         with part.open("w") as file:
             json.dump(state, file)
             file.flush()

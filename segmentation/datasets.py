@@ -31,7 +31,9 @@ class Patches(keras.utils.PyDataset):
         self.images, self.masks = prepared.images, prepared.masks
         self.indices, self.batch_size = prepared.indices(split), batch_size
         self.shuffle_seed, self.kind, self.epoch = shuffle_seed, augment, first_epoch
-        self._local = threading.local()  # an albumentations pipeline holds its random state: one for each thread
+        self._local = (
+            threading.local()
+        )  # an albumentations pipeline holds its random state: one for each thread
 
     def __len__(self) -> int:
         """Batches an epoch, the last one perhaps smaller: every patch is seen."""
@@ -43,7 +45,9 @@ class Patches(keras.utils.PyDataset):
         if self.shuffle_seed is not None and self.kind != "none":
             augment = self._augment()
             for i, patch in enumerate(chosen):
-                seed = np.random.SeedSequence([self.shuffle_seed, self.epoch, int(patch)]).generate_state(1)[0]
+                seed = np.random.SeedSequence(
+                    [self.shuffle_seed, self.epoch, int(patch)]
+                ).generate_state(1)[0]
                 images[i], masks[i] = augment(images[i], masks[i], int(seed))
         return images, masks
 
@@ -61,7 +65,9 @@ class Patches(keras.utils.PyDataset):
         return self._local.augment
 
 
-def predict(model: keras.Model, patches: Patches) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def predict(
+    model: keras.Model, patches: Patches
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Batch by batch (images, masks, probabilities (b, h, w, classes) float32), so that no split has to fit into memory."""
     for batch in range(len(patches)):
         images, masks = patches[batch]

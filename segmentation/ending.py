@@ -15,7 +15,9 @@ class RunEnded(Exception):  # noqa: N818 - the orderly end of a run, not an erro
         self.status = status
 
 
-FINISH_SECONDS = 20.0  # for sending the last data after a signal; `wandb agent` kills 30 s after its SIGTERM
+FINISH_SECONDS = (
+    20.0  # for sending the last data after a signal; `wandb agent` kills 30 s after its SIGTERM
+)
 
 STATUS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 
@@ -56,7 +58,10 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
 
     def _give_up(self, *_) -> None:
-        print(f"W&B did not take all data within {FINISH_SECONDS:g} s; send it later: wandb sync {self._sending}", flush=True)
+        print(
+            f"W&B did not take all data within {FINISH_SECONDS:g} s; send it later: wandb sync {self._sending}",
+            flush=True,
+        )
         os._exit(128 + (self.received or signal.SIGTERM))
 
     def _note(self, number: int, frame) -> None:
@@ -74,7 +79,15 @@ def memory_watched() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        marks = ("ResourceExhausted", "OutOfMemory", "MemoryError", "RESOURCE_EXHAUSTED", "CUDA_ERROR_OUT_OF_MEMORY")
+        marks = (
+            "ResourceExhausted",
+            "OutOfMemory",
+            "MemoryError",
+            "RESOURCE_EXHAUSTED",
+            "CUDA_ERROR_OUT_OF_MEMORY",
+        )
         if not any(mark in f"{type(error).__name__} {error}" for mark in marks):
             raise
-        raise RunEnded("oom", f"out of memory; take a smaller batch_size ({type(error).__name__})") from error
+        raise RunEnded(
+            "oom", f"out of memory; take a smaller batch_size ({type(error).__name__})"
+        ) from error

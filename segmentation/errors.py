@@ -21,4 +21,6 @@ def written(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; free space, or name another folder") from error
+        raise UserError(
+            f"cannot write {folder}: {error.strerror}; free space, or name another folder"
+        ) from error

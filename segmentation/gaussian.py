@@ -44,10 +44,26 @@ class Inputs:
 
     def and_(self, other: "Inputs") -> "Inputs":
         """These observations, then the other ones."""
-        return Inputs(*(np.concatenate([getattr(self, part.name), getattr(other, part.name)]) for part in fields(self)))
+        return Inputs(
+            *(
+                np.concatenate([getattr(self, part.name), getattr(other, part.name)])
+                for part in fields(self)
+            )
+        )
 
 
-NAMES = ("level", "common", "transient", "own", "drift", "noise", "alpha", "beta", "hamming", "hamming_early")
+NAMES = (
+    "level",
+    "common",
+    "transient",
+    "own",
+    "drift",
+    "noise",
+    "alpha",
+    "beta",
+    "hamming",
+    "hamming_early",
+)
 PRIOR = {  # medians, and standard deviations of the logarithms, for values of standard deviation one
     "level": (1.0, 0.6),
     "common": (1.0, 0.7),
@@ -80,13 +96,19 @@ class Parameters:
         values, count = np.exp(logs), len(NAMES)
         half = (len(values) - count) // 2
         return cls(
-            dict(zip(NAMES, map(float, values[:count]), strict=True)), values[count : count + half], values[count + half :]
+            dict(zip(NAMES, map(float, values[:count]), strict=True)),
+            values[count : count + half],
+            values[count + half :],
         )
 
 
 def prior(dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """(medians' logarithms, standard deviations) in the order of `Parameters.of_logs`."""
-    table = [PRIOR[name] for name in NAMES] + [PRIOR["length"]] * dimensions + [PRIOR["length_early"]] * dimensions
+    table = (
+        [PRIOR[name] for name in NAMES]
+        + [PRIOR["length"]] * dimensions
+        + [PRIOR["length_early"]] * dimensions
+    )
     return np.log([median for median, _ in table]), np.array([sigma for _, sigma in table])
 
 
@@ -100,11 +122,17 @@ class _Parts:
 
     def __init__(self, a: Inputs, b: Inputs):
         self.squares = (a.numbers.T[:, :, None] - b.numbers.T[:, None, :]) ** 2
-        self.differing = (a.categories[:, None, :] != b.categories[None, :, :]).sum(-1).astype(float)
+        self.differing = (
+            (a.categories[:, None, :] != b.categories[None, :, :]).sum(-1).astype(float)
+        )
         self.epochs = (a.epochs[:, None] + b.epochs[None, :]).astype(float)
-        self.same = ((a.runs[:, None] == b.runs[None, :]) & (a.runs[:, None] != NOBODY)).astype(float)
+        self.same = ((a.runs[:, None] == b.runs[None, :]) & (a.runs[:, None] != NOBODY)).astype(
+            float
+        )
 
-    def similarity(self, lengths: np.ndarray, hamming: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def similarity(
+        self, lengths: np.ndarray, hamming: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(M, the derivative of M by the squared distance over -5/6, squared scaled differences (d, n, m))."""
         scaled = self.squares / (lengths**2)[:, None, None]
         distance = np.sqrt(5.0 * scaled.sum(0))
@@ -135,7 +163,10 @@ class _Parts:
             "drift": 2 * of_drift,
             "noise": np.zeros_like(decay),
             "alpha": decaying * np.log(decay),
-            "beta": decaying * p["alpha"] * p["beta"] * (1 / (p["beta"] + 2) - 1 / (p["beta"] + self.epochs)),
+            "beta": decaying
+            * p["alpha"]
+            * p["beta"]
+            * (1 / (p["beta"] + 2) - 1 / (p["beta"] + self.epochs)),
             "hamming": level * ends * self.differing / p["hamming"],
             "hamming_early": mixed * self.differing / p["hamming_early"],
         }
@@ -157,7 +188,9 @@ class Process:
     def __init__(self, inputs: Inputs, values: np.ndarray, parameters: Parameters):
         """`values` (n,) belong to `inputs`; n may be 0."""
         self.inputs, self.parameters = inputs, parameters
-        gram = covariance(inputs, inputs, parameters) + (parameters["noise"] ** 2 + JITTER) * np.eye(len(inputs))
+        gram = covariance(inputs, inputs, parameters) + (
+            parameters["noise"] ** 2 + JITTER
+        ) * np.eye(len(inputs))
         self.factor = linalg.cholesky(gram, lower=True) if len(inputs) else np.zeros((0, 0))
         self.weights = linalg.cho_solve((self.factor, True), values) if len(inputs) else values
 
@@ -191,14 +224,20 @@ def fit(inputs: Inputs, values: np.ndarray) -> Parameters:
         gradient = np.array([0.5 * np.vdot(inner, slope) for slope in slopes])
         gradient[noise] = p["noise"] ** 2 * np.trace(inner)
         away = (logs - medians) / sigmas
-        return 0.5 * values @ weights + np.log(np.diag(factor)).sum() + 0.5 * away @ away, gradient + away / sigmas
+        return 0.5 * values @ weights + np.log(
+            np.diag(factor)
+        ).sum() + 0.5 * away @ away, gradient + away / sigmas
 
     bounds = list(zip(medians - 4 * sigmas, medians + 4 * sigmas, strict=True))
-    found = optimize.minimize(objective, medians, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    found = optimize.minimize(
+        objective, medians, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}
+    )
     return Parameters.of_logs(found.x)
 
 
-def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float | np.ndarray) -> np.ndarray:
+def expected_improvement(
+    mean: np.ndarray, deviation: np.ndarray, best: float | np.ndarray
+) -> np.ndarray:
     """E[max(best - f, 0)] for f ~ N(mean, deviation^2), elementwise (Jones et al. 1998, equation 15)."""
     z = (best - mean) / deviation
     return deviation * (z * special.ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))

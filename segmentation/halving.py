@@ -39,7 +39,9 @@ def falls_behind(run: Record, records: list[Record], levels: list[int], eta: int
     return (run.value(rung), run.number) not in kept
 
 
-Plan = list[list[tuple[int, int]]]  # brackets, the most exploring first; each a list of stages (configurations, epochs)
+Plan = list[
+    list[tuple[int, int]]
+]  # brackets, the most exploring first; each a list of stages (configurations, epochs)
 
 
 def brackets(full: int, eta: int = ETA, whole: bool = False) -> Plan:
@@ -50,7 +52,9 @@ def brackets(full: int, eta: int = ETA, whole: bool = False) -> Plan:
     for s in range(int(most), -1, -1):
         share = (most + 1) / (s + 1)
         count = math.floor(share) * eta**s if whole else math.ceil(share * eta**s - 1e-9)
-        found.append([(count // eta**i, max(1, round(full * eta ** (i - s)))) for i in range(s + 1)])
+        found.append(
+            [(count // eta**i, max(1, round(full * eta ** (i - s)))) for i in range(s + 1)]
+        )
     return found
 
 
@@ -98,7 +102,9 @@ def _rank(run: Record, epochs: int) -> tuple[float, int]:
     return (math.inf if value is None else value, run.number)
 
 
-def next_budget(records: list[Record], space: Space, plan: Plan) -> tuple[int, dict[str, Any] | None]:
+def next_budget(
+    records: list[Record], space: Space, plan: Plan
+) -> tuple[int, dict[str, Any] | None]:
     """(epochs, configuration to go on with, or None for a new one): the next run of Hyperband with the brackets of `plan`.
 
     The brackets are read off the records: a run with the epochs of a later stage and a configuration of the stage before it

@@ -44,7 +44,9 @@ def _channel_tables() -> np.ndarray:
     for channel, table in enumerate(tables):
         table[COLORS[:, channel]] = np.arange(NUM_CLASSES)
         table[0] = IGNORE
-        assert len({0, *COLORS[:, channel].tolist()}) == NUM_CLASSES + 1, "two colours share a channel value"
+        assert len({0, *COLORS[:, channel].tolist()}) == NUM_CLASSES + 1, (
+            "two colours share a channel value"
+        )
     return tables
 
 
@@ -61,7 +63,9 @@ def encode(color_mask: np.ndarray, name: str = "mask", on_unknown: str = "error"
     """
     pixels = np.ascontiguousarray(color_mask).reshape(-1, 3)
     starts = _run_starts(pixels)
-    red, green, blue = (table[channel] for table, channel in zip(_TABLES, pixels[starts].T, strict=True))
+    red, green, blue = (
+        table[channel] for table, channel in zip(_TABLES, pixels[starts].T, strict=True)
+    )
     unknown = (red != green) | (red != blue)
     red[unknown] = IGNORE
     lengths = np.diff(starts, append=len(pixels))
@@ -90,7 +94,9 @@ def _run_starts(pixels: np.ndarray) -> np.ndarray:
 def _describe(color_mask: np.ndarray, unknown: np.ndarray) -> str:
     """Unknown colours in words, most frequent first: colour, count, first pixel of at most three; `unknown` is (h * w,) bool."""
     rows, columns = np.nonzero(unknown.reshape(color_mask.shape[:2]))
-    colors, first, counts = np.unique(color_mask[rows, columns], axis=0, return_index=True, return_counts=True)
+    colors, first, counts = np.unique(
+        color_mask[rows, columns], axis=0, return_index=True, return_counts=True
+    )
     order = np.argsort(-counts, kind="stable")
     words = [
         f"#{''.join(f'{value:02X}' for value in colors[i])} on {counts[i]:,} px, "

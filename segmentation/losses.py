@@ -18,7 +18,9 @@ from segmentation.labels import NUM_CLASSES
 ALPHA, GAMMA = 0.25, 2.0  # the focal loss's defaults in Lin et al. 2017 and in segmentation-models
 SMOOTH = 1e-5  # segmentation-models' SMOOTH
 EPSILON = 1e-7  # probabilities are clipped to [EPSILON, 1 - EPSILON] before the logarithm
-PUBLISHED_CLASS_WEIGHT = 0.1666  # as the published notebooks write 1/6, so the floor is 1 - 0.1666 = 0.8334
+PUBLISHED_CLASS_WEIGHT = (
+    0.1666  # as the published notebooks write 1/6, so the floor is 1 - 0.1666 = 0.8334
+)
 LARGEST_LOG = -math.log(EPSILON)
 
 
@@ -87,7 +89,9 @@ class DiceFocal(_PixelLoss):
 
     def value(self, statistics):
         """Scalar loss of (3 * classes + 1,) statistics; its least value where no pixel is labelled."""
-        overlap, truth, guess = (statistics[i * NUM_CLASSES : (i + 1) * NUM_CLASSES] for i in range(3))
+        overlap, truth, guess = (
+            statistics[i * NUM_CLASSES : (i + 1) * NUM_CLASSES] for i in range(3)
+        )
         focal = statistics[-1] / (ops.maximum(ops.sum(truth), 1.0) * NUM_CLASSES)
         return self.dice_loss((2.0 * overlap + SMOOTH) / (truth + guess + SMOOTH), truth) + focal
 
@@ -112,7 +116,11 @@ class DiceFocalPublished(DiceFocal):
         return 1.0 - ops.mean(PUBLISHED_CLASS_WEIGHT * dice)
 
 
-LOSSES = {"dice_focal": DiceFocal, "dice_focal_published": DiceFocalPublished, "cross_entropy": CrossEntropy}
+LOSSES = {
+    "dice_focal": DiceFocal,
+    "dice_focal_published": DiceFocalPublished,
+    "cross_entropy": CrossEntropy,
+}
 
 
 @keras.saving.register_keras_serializable("segmentation")
@@ -125,15 +133,23 @@ class SplitSums(keras.metrics.Metric):
     """
 
     def __init__(self, loss, name="split", **_):
-        super().__init__(name=name, dtype="float64")  # counts stay exact beyond the 2 ** 24 pixels of a float32
+        super().__init__(
+            name=name, dtype="float64"
+        )  # counts stay exact beyond the 2 ** 24 pixels of a float32
         self.loss = keras.saving.deserialize_keras_object(loss) if isinstance(loss, dict) else loss
-        self.statistics = self.add_weight(shape=(self.loss.size,), initializer="zeros", name="statistics")
+        self.statistics = self.add_weight(
+            shape=(self.loss.size,), initializer="zeros", name="statistics"
+        )
         self.sums = self.add_weight(shape=(NUM_CLASSES**2 + 2,), initializer="zeros", name="sums")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         truth, probabilities = one_hot(y_true), flatten(y_pred)
-        self.statistics.assign_add(ops.cast(self.loss.statistics(truth, probabilities), self.statistics.dtype))
-        predicted = ops.equal(ops.expand_dims(ops.argmax(probabilities, -1), -1), ops.arange(NUM_CLASSES))
+        self.statistics.assign_add(
+            ops.cast(self.loss.statistics(truth, probabilities), self.statistics.dtype)
+        )
+        predicted = ops.equal(
+            ops.expand_dims(ops.argmax(probabilities, -1), -1), ops.arange(NUM_CLASSES)
+        )
         confusion = ops.matmul(ops.transpose(truth), ops.cast(predicted, "float32"))
         confident = ops.cast(probabilities > 0.5, "float32")
         labelled = ops.sum(truth, axis=-1, keepdims=True)
@@ -142,7 +158,10 @@ class SplitSums(keras.metrics.Metric):
         self.sums.assign_add(ops.cast(counts, self.sums.dtype))
 
     def result(self):
-        return {"loss": self.loss.value(ops.cast(self.statistics, "float32")), "sums": ops.copy(self.sums)}
+        return {
+            "loss": self.loss.value(ops.cast(self.statistics, "float32")),
+            "sums": ops.copy(self.sums),
+        }
 
     def get_config(self):
         return {"name": self.name, "loss": keras.saving.serialize_keras_object(self.loss)}
@@ -150,4 +169,8 @@ class SplitSums(keras.metrics.Metric):
 
 def unpack(sums):
     """(classes ** 2 + 2,) NumPy sums -> the arguments of `metrics.summarize`: confusion int64, confident hits, confident."""
-    return sums[:-2].round().astype("int64").reshape(NUM_CLASSES, NUM_CLASSES), float(sums[-2]), float(sums[-1])
+    return (
+        sums[:-2].round().astype("int64").reshape(NUM_CLASSES, NUM_CLASSES),
+        float(sums[-2]),
+        float(sums[-1]),
+    )

@@ -57,12 +57,16 @@ def summarize(confusion: np.ndarray, confident_hits: float, confident: float) ->
         "mean_iou": mean_iou(confusion),
         "mean_iou_labeled": mean_iou(confusion, unlabeled=False),
     }
-    per_class = {f"iou/{name}": float(value) for name, value in zip(CLASSES, iou(confusion), strict=True)}
+    per_class = {
+        f"iou/{name}": float(value) for name, value in zip(CLASSES, iou(confusion), strict=True)
+    }
     return {name: value for name, value in (scores | per_class).items() if not np.isnan(value)}
 
 
 def pool(
-    predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], pixels_a_batch: int, seed: int = 0
+    predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    pixels_a_batch: int,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batches of (images, masks, probabilities) -> (confusion, truth (n,), probabilities (n, classes)).
 
@@ -80,12 +84,18 @@ def pool(
     return confusion, np.concatenate(truths), np.concatenate(samples)
 
 
-def precision_recall_curves(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def precision_recall_curves(
+    truth: np.ndarray, probabilities: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Class name, or `micro` -> (recall, precision) by scikit-learn; classes absent from the (n,) truth have no curve."""
     from sklearn.metrics import precision_recall_curve  # takes half a second to import
 
     one_hot = truth[:, None] == np.arange(NUM_CLASSES)
-    columns = {name: (one_hot[:, i], probabilities[:, i]) for i, name in enumerate(CLASSES) if one_hot[:, i].any()}
+    columns = {
+        name: (one_hot[:, i], probabilities[:, i])
+        for i, name in enumerate(CLASSES)
+        if one_hot[:, i].any()
+    }
     columns["micro"] = (one_hot.ravel(), probabilities.ravel())
     curves = {name: precision_recall_curve(*column) for name, column in columns.items()}
     return {name: (recall, precision) for name, (precision, recall, _) in curves.items()}

@@ -15,11 +15,21 @@ from segmentation.config import Config
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
 
-PIXEL_MEAN = 255 * np.array([0.485, 0.456, 0.406])  # of ImageNet's red, green and blue: the field's usual fixed numbers
+PIXEL_MEAN = 255 * np.array(
+    [0.485, 0.456, 0.406]
+)  # of ImageNet's red, green and blue: the field's usual fixed numbers
 PIXEL_STD = 255 * np.array([0.229, 0.224, 0.225])
 
 SM_ARCHITECTURES = {"unet": "Unet", "fpn": "FPN", "linknet": "Linknet", "pspnet": "PSPNet"}
-DECODER_PREFIXES = ("decoder_", "center_", "fpn_", "segm_", "final_", "psp_", "aggregation_")  # its layers' names there
+DECODER_PREFIXES = (
+    "decoder_",
+    "center_",
+    "fpn_",
+    "segm_",
+    "final_",
+    "psp_",
+    "aggregation_",
+)  # its layers' names there
 
 
 def build(config: Config, patch_size: int) -> keras.Model:
@@ -31,7 +41,9 @@ def build(config: Config, patch_size: int) -> keras.Model:
         scores = layers.Conv2D(NUM_CLASSES, 1, name="scores")(hidden)
     else:
         scores = _with_backbone(image, config, patch_size)
-    probabilities = layers.Softmax(dtype="float32", name="probabilities")(scores)  # float32 under mixed precision too
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(
+        scores
+    )  # float32 under mixed precision too
     return keras.Model(image, probabilities, name=config.architecture)
 
 
@@ -44,9 +56,13 @@ def _unet(x, activation: str):
     """The published U-Net: 16-32-64-128-256 filters, 1,941,190 parameters with the six-class head."""
 
     def level(x, filters, dropout):
-        x = layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", activation=activation)(x)
+        x = layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer="he_normal", activation=activation
+        )(x)
         x = layers.Dropout(dropout)(x)
-        return layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", activation=activation)(x)
+        return layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer="he_normal", activation=activation
+        )(x)
 
     skips = []
     for filters in (16, 32, 64, 128):
@@ -62,12 +78,16 @@ def _unet(x, activation: str):
 
 def _with_backbone(image, config: Config, patch_size: int):
     """Scores before the softmax, (b, h, w, 6), of a segmentation-models network with our activation in its decoder."""
-    os.environ["SM_FRAMEWORK"] = "tf.keras"  # else it imports bare Keras names that Keras 3 no longer has
+    os.environ["SM_FRAMEWORK"] = (
+        "tf.keras"  # else it imports bare Keras names that Keras 3 no longer has
+    )
     import segmentation_models as sm
 
     known = sm.get_available_backbone_names()
     if config.backbone not in known:
-        raise UserError(f"backbone={config.backbone!r} is not known to segmentation-models; known are {', '.join(known)}")
+        raise UserError(
+            f"backbone={config.backbone!r} is not known to segmentation-models; known are {', '.join(known)}"
+        )
     try:
         network = getattr(sm, SM_ARCHITECTURES[config.architecture])(
             config.backbone,
@@ -76,7 +96,9 @@ def _with_backbone(image, config: Config, patch_size: int):
             activation="linear",
             encoder_weights="imagenet" if config.pretrained else None,
         )
-    except Exception as error:  # what keras.utils.get_file raises for an unreachable host is a bare Exception
+    except (
+        Exception
+    ) as error:  # what keras.utils.get_file raises for an unreachable host is a bare Exception
         if "URL fetch failure" not in str(error):
             raise
         cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
@@ -85,7 +107,9 @@ def _with_backbone(image, config: Config, patch_size: int):
             f"connect once, copy them into {cache}, or leave out --pretrained"
         ) from None
     decoder = [
-        layer for layer in network.layers if isinstance(layer, layers.Activation) and layer.name.startswith(DECODER_PREFIXES)
+        layer
+        for layer in network.layers
+        if isinstance(layer, layers.Activation) and layer.name.startswith(DECODER_PREFIXES)
     ]
     for layer in decoder:  # segmentation-models has no option for it; set before compiling, it is kept in the saved file
         layer.activation = keras.activations.get(config.activation)
@@ -94,8 +118,13 @@ def _with_backbone(image, config: Config, patch_size: int):
 
 def _as_trained(image, preprocess):
     """The backbone's own preprocessing, which is an affine map per channel, as Keras layers, so that it is saved along."""
-    black, *pure = (preprocess(color.reshape(1, 1, 1, 3)).ravel() for color in np.vstack([np.zeros(3), 255 * np.eye(3)]))
-    response = np.stack(pure) - black  # row: the channel of the image; column: the channel that the backbone sees
+    black, *pure = (
+        preprocess(color.reshape(1, 1, 1, 3)).ravel()
+        for color in np.vstack([np.zeros(3), 255 * np.eye(3)])
+    )
+    response = (
+        np.stack(pure) - black
+    )  # row: the channel of the image; column: the channel that the backbone sees
     if response[0, 0] == 0:  # the Caffe weights (VGG) see blue first
         image = image[..., ::-1]
         response = response[::-1]
@@ -116,8 +145,17 @@ def set_precision(wanted: str) -> tuple[str, str]:
         tf.config.experimental.set_memory_growth(gpu, True)
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
-        device, capability = details.get("device_name", "GPU"), details.get("compute_capability", (0, 0))
-        fastest = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+        device, capability = (
+            details.get("device_name", "GPU"),
+            details.get("compute_capability", (0, 0)),
+        )
+        fastest = (
+            "mixed_bfloat16"
+            if capability >= (8, 0)
+            else "mixed_float16"
+            if capability >= (7, 0)
+            else "float32"
+        )
     else:
         device = "CPU"
         fastest = "mixed_bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"

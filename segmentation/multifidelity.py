@@ -16,7 +16,10 @@ MOST_FITTED = 80  # observations that its parameters are fitted to
 SPREADS = 8.0  # values worse than the median of their epoch by so many times the distance from the best to it are cut there
 APART = 0.1  # how far, in logarithms, values are thought to lie apart at least; the first ones often agree by chance
 LOST = 0.8  # a run that diverged or ran out of memory counts as this quantile of all values: bad, and no outlier
-MARGIN, SETTLED = 0.05, 20  # a relative gain below this is none, until so many runs; then it shrinks as 1 / runs
+MARGIN, SETTLED = (
+    0.05,
+    20,
+)  # a relative gain below this is none, until so many runs; then it shrinks as 1 / runs
 
 
 class Forecast:
@@ -28,34 +31,61 @@ class Forecast:
         self.infeasible = [run for run in records if run.infeasible]
         self.records = [run for run in records if not run.infeasible and (run.running or run.epoch)]
         self.row = {run.number: i for i, run in enumerate(self.records)}
-        self.points = np.array([space.encode(run.params) for run in self.records]).reshape(len(self.records), len(space))
+        self.points = np.array([space.encode(run.params) for run in self.records]).reshape(
+            len(self.records), len(space)
+        )
         seen = [(i, epoch) for i, run in enumerate(self.records) for epoch in _looks(run, levels)]
-        rows, epochs = (np.array(part, dtype=int) for part in zip(*seen, strict=True)) if seen else np.zeros((2, 0), int)
+        rows, epochs = (
+            (np.array(part, dtype=int) for part in zip(*seen, strict=True))
+            if seen
+            else np.zeros((2, 0), int)
+        )
         raw = np.array([self.records[i].value(epoch) for i, epoch in seen])
         self.values = self._scaled(raw, epochs)
-        self.inputs = self.observed(self.points[rows], epochs, np.array([self.records[i].number for i in rows], dtype=int))
+        self.inputs = self.observed(
+            self.points[rows], epochs, np.array([self.records[i].number for i in rows], dtype=int)
+        )
         last = {i: k for k, (i, _) in enumerate(seen)}
-        self.lowest = np.array([self.values[last[i]] if i in last else np.inf for i in range(len(self.records))])
+        self.lowest = np.array(
+            [self.values[last[i]] if i in last else np.inf for i in range(len(self.records))]
+        )
         if self.infeasible and seen:
             numbers = np.array([run.number for run in self.infeasible])
             self.inputs = self.inputs.and_(self.observed(self._lost_points, self.full, numbers))
-            self.values = np.append(self.values, np.full(len(numbers), np.quantile(self.values, LOST)))
+            self.values = np.append(
+                self.values, np.full(len(numbers), np.quantile(self.values, LOST))
+            )
         kept, chosen = _thinned(self.values, MOST), _thinned(self.values, MOST_FITTED)
         self.kept = self.values[kept]
-        self.process = Process(self.inputs[kept], self.kept, fit(self.inputs[chosen], self.values[chosen]))
+        self.process = Process(
+            self.inputs[kept], self.kept, fit(self.inputs[chosen], self.values[chosen])
+        )
 
     @cached_property
     def _lost_points(self) -> np.ndarray:
-        return np.array([self.space.encode(run.params) for run in self.infeasible]).reshape(-1, len(self.space))
+        return np.array([self.space.encode(run.params) for run in self.infeasible]).reshape(
+            -1, len(self.space)
+        )
 
-    def observed(self, points: np.ndarray, epochs: int | np.ndarray, runs: int | np.ndarray = NOBODY) -> Inputs:
+    def observed(
+        self, points: np.ndarray, epochs: int | np.ndarray, runs: int | np.ndarray = NOBODY
+    ) -> Inputs:
         """Points of the unit cube (n, dimensions) at epochs, as inputs of the process."""
         split, shape = len(self.space.numbers), len(points)
-        return Inputs(points[:, :split], points[:, split:], np.broadcast_to(epochs, shape), np.broadcast_to(runs, shape))
+        return Inputs(
+            points[:, :split],
+            points[:, split:],
+            np.broadcast_to(epochs, shape),
+            np.broadcast_to(runs, shape),
+        )
 
     def _scaled(self, values: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Logarithms, cut off above epoch by epoch, shifted and scaled."""
-        logs = np.log(np.maximum(values, 1e-12)) if np.min(values, initial=np.inf) > 0 else values.copy()
+        logs = (
+            np.log(np.maximum(values, 1e-12))
+            if np.min(values, initial=np.inf) > 0
+            else values.copy()
+        )
         for epoch in np.unique(epochs):
             at = epochs == epoch
             if at.sum() >= 3:
@@ -115,7 +145,9 @@ class Forecast:
 
 def _looks(run: Record, levels: list[int]) -> list[int]:
     """The epochs at which a run's curve is read: the levels that it has reached, and its last one."""
-    return sorted({level for level in levels if level <= run.epoch} | ({run.epoch} if run.epoch else set()))
+    return sorted(
+        {level for level in levels if level <= run.epoch} | ({run.epoch} if run.epoch else set())
+    )
 
 
 def _thinned(values: np.ndarray, most: int) -> np.ndarray:
@@ -124,4 +156,6 @@ def _thinned(values: np.ndarray, most: int) -> np.ndarray:
         return np.arange(len(values))
     order = np.argsort(values, kind="stable")
     low, rest = order[: most // 2], order[most // 2 :]
-    return np.sort(np.concatenate([low, rest[np.linspace(0, len(rest) - 1, most - len(low)).astype(int)]]))
+    return np.sort(
+        np.concatenate([low, rest[np.linspace(0, len(rest) - 1, most - len(low)).astype(int)]])
+    )

@@ -21,7 +21,9 @@ def given(context: click.Context) -> dict[str, Any]:
     typed = click.core.ParameterSource.COMMANDLINE
     names = {spec.name for spec in fields(Config)}
     return {
-        name: value for name, value in context.params.items() if name in names and context.get_parameter_source(name) is typed
+        name: value
+        for name, value in context.params.items()
+        if name in names and context.get_parameter_source(name) is typed
     }
 
 
@@ -57,7 +59,12 @@ def _option(spec) -> Callable:
     kind = _kind(spec)
     nullable = type(None) in get_args(spec.type)
     return click.option(
-        *names, spec.name, type=kind, default=spec.default, show_default=not nullable, help=spec.metadata["help"] + "."
+        *names,
+        spec.name,
+        type=kind,
+        default=spec.default,
+        show_default=not nullable,
+        help=spec.metadata["help"] + ".",
     )
 
 
@@ -68,7 +75,11 @@ def table() -> str:
         words, low, high = choices(spec), spec.metadata["low"], spec.metadata["high"]
         number = str if spec.type is int else "{:g}".format
         span = "" if low is None else f"{number(low)} to {number(high)}"
-        values = ", ".join(words) if words else span or ("true, false" if spec.type is bool else "text or null")
+        values = (
+            ", ".join(words)
+            if words
+            else span or ("true, false" if spec.type is bool else "text or null")
+        )
         default = "null" if spec.default is None else str(spec.default).lower()
         lines.append(f"| `{spec.name}` | {default} | {values} | {spec.metadata['help']} |")
     return "\n".join(lines)

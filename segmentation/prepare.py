@@ -75,7 +75,9 @@ class BadInputError(UserError):
         super().__init__("\n  ".join([f"{len(problems)} {noun} be used:", *sorted(problems)]))
 
 
-def prepare(raw: Path, out: Path, options: Options, force: bool = False, workers: int | None = None) -> bool:
+def prepare(
+    raw: Path, out: Path, options: Options, force: bool = False, workers: int | None = None
+) -> bool:
     """Prepare `raw` into the folder `out`; False when it was there already. UserError, one for all bad files, changes nothing.
 
     The set is written to a hidden folder beside `out` and renamed when it is whole. An existing set made from other sources or
@@ -94,7 +96,9 @@ def prepare(raw: Path, out: Path, options: Options, force: bool = False, workers
     checksum = _checksum(parts, options)
     if existing and not force:
         if existing["checksum"] != checksum:
-            raise UserError(f"{out} {_difference(existing, options)}; name another folder, or replace it with --force")
+            raise UserError(
+                f"{out} {_difference(existing, options)}; name another folder, or replace it with --force"
+            )
         PreparedSet.open(out)  # raises where the set is damaged
         return False
     with written(out), _written_beside(out) as folder:
@@ -120,7 +124,11 @@ def _manifest_of(out: Path) -> dict | None:
             return None
         if all((out / name).is_file() for name in FILES):
             manifest = json.loads((out / "manifest.json").read_text())
-            if isinstance(manifest, dict) and "checksum" in manifest and isinstance(manifest.get("options"), dict):
+            if (
+                isinstance(manifest, dict)
+                and "checksum" in manifest
+                and isinstance(manifest.get("options"), dict)
+            ):
                 return manifest
     raise UserError(f"{out} exists and is not a prepared set; name another folder, or remove it")
 
@@ -128,7 +136,9 @@ def _manifest_of(out: Path) -> dict | None:
 def _difference(existing: dict, options: Options) -> str:
     """How the set described by the manifest `existing` differs from what `options` ask for, in words."""
     was, now = existing["options"], asdict(options)
-    changed = [f"--{name.replace('_', '-')} {was.get(name)}" for name in now if was.get(name) != now[name]]
+    changed = [
+        f"--{name.replace('_', '-')} {was.get(name)}" for name in now if was.get(name) != now[name]
+    ]
     if changed:
         return f"was prepared with {' '.join(changed)}"
     return "was prepared from other files or by another version"
@@ -142,7 +152,11 @@ def _checksum(parts: list[Part], options: Options) -> str:
 
 def _sources(parts: list[Part]) -> dict[str, str]:
     """Source file -> SHA-256 of its bytes."""
-    files = ((path, checksum) for part in parts for path, checksum in zip((part.image, part.mask), part.checksums, strict=True))
+    files = (
+        (path, checksum)
+        for part in parts
+        for path, checksum in zip((part.image, part.mask), part.checksums, strict=True)
+    )
     return {_name(path): checksum for path, checksum in files}
 
 
@@ -160,7 +174,9 @@ def _written_beside(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another run is preparing {out} just now; wait for it to end") from None
+            raise UserError(
+                f"another run is preparing {out} just now; wait for it to end"
+            ) from None
         for path in beside.iterdir():
             path.unlink()
         shutil.rmtree(old, ignore_errors=True)
@@ -207,13 +223,19 @@ class _Converted:
     stored: np.ndarray  # (n, 7) int64: the same of each stored patch
 
 
-def _write(parts: list[Part], options: Options, folder: Path, workers: int | None, checksum: str) -> None:
+def _write(
+    parts: list[Part], options: Options, folder: Path, workers: int | None, checksum: str
+) -> None:
     """Fill `folder` with the four files of a prepared set."""
-    total = sum(len(positions(part.height, part.width, options.patch_size, options.grid)) for part in parts)
+    total = sum(
+        len(positions(part.height, part.width, options.patch_size, options.grid)) for part in parts
+    )
     shape = (total, options.stored_size, options.stored_size)
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"{total} patches need {needed / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB free")
+        raise UserError(
+            f"{total} patches need {needed / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB free"
+        )
     stores = _Store(folder / "images.npy", (*shape, 3)), _Store(folder / "masks.npy", shape)
     try:
         converted, problems = _convert(parts, options, stores, workers)
@@ -229,7 +251,9 @@ def _write(parts: list[Part], options: Options, folder: Path, workers: int | Non
     where = [
         (part.tile, part.part, *position)
         for part in parts
-        for position in positions(part.height, part.width, options.patch_size, options.grid).tolist()
+        for position in positions(
+            part.height, part.width, options.patch_size, options.grid
+        ).tolist()
     ]
     if options.split == "tiles":
         split_of = splits.by_tiles(raw)
@@ -255,13 +279,21 @@ def _convert(
         first[part] = start
         start += len(positions(part.height, part.width, options.patch_size, options.grid))
     results, problems = {}, []
-    workers = workers or min(8, len(os.sched_getaffinity(0)))  # a worker holds about 60 MB of the largest real part
+    workers = workers or min(
+        8, len(os.sched_getaffinity(0))
+    )  # a worker holds about 60 MB of the largest real part
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(workers) as pool:
-        by_size = sorted(parts, key=lambda part: -part.height * part.width)  # the largest first: none is left for the end
-        jobs = {pool.submit(_convert_part, part, options, stores, first[part]): part for part in by_size}
+        by_size = sorted(
+            parts, key=lambda part: -part.height * part.width
+        )  # the largest first: none is left for the end
+        jobs = {
+            pool.submit(_convert_part, part, options, stores, first[part]): part for part in by_size
+        }
         try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", unit="part", disable=None):
+            for job in tqdm(
+                as_completed(jobs), total=len(jobs), desc="prepare", unit="part", disable=None
+            ):
                 try:
                     results[jobs[job]] = job.result()
                 except UserError as error:
@@ -272,7 +304,9 @@ def _convert(
     return [results[part] for part in parts if part in results], problems
 
 
-def _convert_part(part: Part, options: Options, stores: tuple[_Store, _Store] | None, first: int) -> _Converted:
+def _convert_part(
+    part: Part, options: Options, stores: tuple[_Store, _Store] | None, first: int
+) -> _Converted:
     """One part, whose first patch is number `first` of the set."""
     mask = encode(_read(part.mask, part), _name(part.mask), options.on_unknown)
     image = _read(part.image, part)
@@ -282,7 +316,10 @@ def _convert_part(part: Part, options: Options, stores: tuple[_Store, _Store] | 
     masks, _ = cut(mask, options.patch_size, options.grid)
     images, _ = cut(image, options.patch_size, options.grid)
     if options.scale > 1:
-        images, masks = shrink_images(images, options.scale), shrink_masks(masks, options.scale, VALUES)
+        images, masks = (
+            shrink_images(images, options.scale),
+            shrink_masks(masks, options.scale, VALUES),
+        )
     for store, rows in zip(stores, (images, masks), strict=True):
         store.put(first, rows)
     return _Converted(raw, np.stack([count(patch) for patch in masks]))
@@ -308,16 +345,25 @@ def _write_table(path: Path, where: list[tuple], split: list[str], stored: np.nd
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["index", "tile", "part", "row", "column", "split", *COLUMNS])
-        for index, (place, name, share) in enumerate(zip(where, split, shares.tolist(), strict=True)):
+        for index, (place, name, share) in enumerate(
+            zip(where, split, shares.tolist(), strict=True)
+        ):
             table.writerow([index, *place, name, *(f"{value:.6f}" for value in share)])
 
 
-def _manifest(options: Options, where: list[tuple], split: list[str], stored: np.ndarray, raw: dict[int, np.ndarray]) -> dict:
+def _manifest(
+    options: Options,
+    where: list[tuple],
+    split: list[str],
+    stored: np.ndarray,
+    raw: dict[int, np.ndarray],
+) -> dict:
     """manifest.json, but for the sources and the checksum."""
     split_array = np.array(split)
     pixels = {name: stored[split_array == name].sum(axis=0) for name in splits.SPLITS}
     tiles = {
-        name: sorted({tile for (tile, *_), each in zip(where, split, strict=True) if each == name}) for name in splits.SPLITS
+        name: sorted({tile for (tile, *_), each in zip(where, split, strict=True) if each == name})
+        for name in splits.SPLITS
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -335,7 +381,9 @@ def _manifest(options: Options, where: list[tuple], split: list[str], stored: np
             "method": options.split,
             "tiles": tiles,
             "overlapping": [list(group) for group in splits.groups(sorted(raw)) if len(group) > 1],
-            "shares": {name: _by_class(counts / max(1, counts.sum())) for name, counts in pixels.items()},
+            "shares": {
+                name: _by_class(counts / max(1, counts.sum())) for name, counts in pixels.items()
+            },
         },
         "leaks": options.split == "random",
     }
@@ -400,9 +448,19 @@ def _download(raw: Path) -> None:
     show_default=True,
     help="What to do with a mask colour that is no class's: stop and list them, or ignore those pixels.",
 )
-@click.option("--download", is_flag=True, help="First fetch the real set from Kaggle into RAW, if RAW does not exist.")
-@click.option("--force", is_flag=True, help="Replace a prepared set in OUT, whatever it was made from.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Threads; the result is the same. Default: one a core, at most 8.")
+@click.option(
+    "--download",
+    is_flag=True,
+    help="First fetch the real set from Kaggle into RAW, if RAW does not exist.",
+)
+@click.option(
+    "--force", is_flag=True, help="Replace a prepared set in OUT, whatever it was made from."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Threads; the result is the same. Default: one a core, at most 8.",
+)
 def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None, **options) -> None:
     """Turn the raw tiles in RAW into a prepared set in the new folder OUT.
 
@@ -420,7 +478,9 @@ def main(raw: Path, out: Path, download: bool, force: bool, workers: int | None,
     try:
         there = raw.exists()
     except OSError as error:  # a name that no file can have
-        raise UserError(f"RAW cannot be {raw}: {error.strerror}; name the folder of the tiles") from error
+        raise UserError(
+            f"RAW cannot be {raw}: {error.strerror}; name the folder of the tiles"
+        ) from error
     if download and not there:
         _download(raw)
     if not raw.is_dir():

@@ -42,17 +42,23 @@ class PreparedSet:
         again = f"remove {folder} and prepare it again: python -m segmentation.prepare RAW {folder}"
         try:
             if not file.is_file():
-                raise UserError(f"{folder} holds no prepared set; make one: python -m segmentation.prepare RAW {folder}")
+                raise UserError(
+                    f"{folder} holds no prepared set; make one: python -m segmentation.prepare RAW {folder}"
+                )
             manifest = _manifest(file, again)
             for name in DATA_FILES:
                 if not (folder / name).is_file():
                     raise UserError(f"{folder / name} is missing; {again}")
             found = checksums(folder)
         except OSError as error:
-            raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+            raise UserError(
+                f"{error.filename or folder} cannot be read: {error.strerror}"
+            ) from error
         for name in DATA_FILES:
             if found[name] != manifest["files"].get(name):
-                raise UserError(f"{folder / name} is not the file that was prepared: damaged or exchanged; {again}")
+                raise UserError(
+                    f"{folder / name} is not the file that was prepared: damaged or exchanged; {again}"
+                )
         return cls(folder, manifest)
 
     @property
@@ -83,16 +89,24 @@ class PreparedSet:
 
     def indices(self, split: str) -> np.ndarray:
         """Ascending int64 indices of the split's patches. UserError where it has none."""
-        found = np.array([i for i, row in enumerate(self.patches) if row["split"] == split], dtype=np.int64)
+        found = np.array(
+            [i for i, row in enumerate(self.patches) if row["split"] == split], dtype=np.int64
+        )
         if not len(found):
-            raise UserError(f"{self.folder} has no {split} patches; prepare it with another --split")
+            raise UserError(
+                f"{self.folder} has no {split} patches; prepare it with another --split"
+            )
         return found
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of the set's data files."""
     with ThreadPoolExecutor(len(DATA_FILES)) as pool:  # hashing runs outside the interpreter lock
-        return dict(zip(DATA_FILES, pool.map(lambda name: _checksum(folder / name), DATA_FILES), strict=True))
+        return dict(
+            zip(
+                DATA_FILES, pool.map(lambda name: _checksum(folder / name), DATA_FILES), strict=True
+            )
+        )
 
 
 def _checksum(path: Path) -> str:
@@ -116,9 +130,13 @@ def _manifest(file: Path, again: str) -> dict:
     if not isinstance(manifest, dict) or "format_version" not in manifest:
         raise UserError(f"{file} is damaged; {again}")
     if manifest["format_version"] != FORMAT_VERSION:
-        raise UserError(f"{file} is of format {manifest['format_version']}, this version reads {FORMAT_VERSION}; {again}")
+        raise UserError(
+            f"{file} is of format {manifest['format_version']}, this version reads {FORMAT_VERSION}; {again}"
+        )
     if "files" not in manifest:
-        raise UserError(f"{file} has no checksums of the arrays: an older version made this set; {again}")
+        raise UserError(
+            f"{file} has no checksums of the arrays: an older version made this set; {again}"
+        )
     if not all(isinstance(manifest.get(key), kind) for key, kind in _KEYS.items()):
         raise UserError(f"{file} is damaged; {again}")
     return manifest

@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # W&B loads this file by its path, outside its package
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # W&B loads this file by its path, outside its package
 
 import numpy as np
 import optuna
@@ -38,7 +40,9 @@ class Policy:
 
     def __init__(self, space: Space, seed: int):
         self.space, self.seed, self.full = space, seed, space.fixed[EPOCHS]
-        self.earlier: list[Record] = []  # runs of another sweep: data for a model, never in a bracket or a rank
+        self.earlier: list[
+            Record
+        ] = []  # runs of another sweep: data for a model, never in a bracket or a rank
 
     def random(self, number: int) -> np.random.Generator:
         """The randomness of the run of that number."""
@@ -65,7 +69,9 @@ class Tpe(Policy):
     def propose(self, number, records):
         random = self.random(number)
         scores = [(run, run.value(self.full), run.epoch) for run in self.earlier + records]
-        params = ask_tpe(self.space, scores, random, n_startup_trials=self.STARTUP, constant_liar=True)
+        params = ask_tpe(
+            self.space, scores, random, n_startup_trials=self.STARTUP, constant_liar=True
+        )
         return self.space.fresh(params, records, random) | {EPOCHS: self.full}
 
     def hopeless(self, run, records):
@@ -80,7 +86,9 @@ class Hyperband(Policy):
     def propose(self, number, records):
         epochs, promoted = next_budget(records, self.space, brackets(self.full, whole=self.WHOLE))
         random = self.random(number)
-        return (promoted or self.space.fresh(self.configuration(records, random), records, random)) | {EPOCHS: epochs}
+        return (
+            promoted or self.space.fresh(self.configuration(records, random), records, random)
+        ) | {EPOCHS: epochs}
 
     def configuration(self, records: list[Record], random: np.random.Generator) -> dict[str, Any]:
         """A new configuration."""
@@ -96,11 +104,19 @@ class Bohb(Hyperband):
     def configuration(self, records, random):
         fewest = len(self.space) + 1
         for epochs in reversed(rungs(1, self.full)):
-            latest = {self.space.key(run.params): run for run in self.earlier + records if run.value(epochs) is not None}
+            latest = {
+                self.space.key(run.params): run
+                for run in self.earlier + records
+                if run.value(epochs) is not None
+            }
             if len(latest) < fewest + 2 or random.random() < self.RANDOM_SHARE:
                 continue
             scores = [(run, run.value(epochs), epochs) for run in latest.values()]
-            settings = {"n_startup_trials": 0, "gamma": partial(self.good, fewest), "n_ei_candidates": self.CANDIDATES}
+            settings = {
+                "n_startup_trials": 0,
+                "gamma": partial(self.good, fewest),
+                "n_ei_candidates": self.CANDIDATES,
+            }
             return ask_tpe(self.space, scores, random, **settings)
         return super().configuration(records, random)
 
@@ -119,7 +135,12 @@ class Multifidelity(Policy):
     """
 
     FIRST = 4  # runs of the initial design in the middle of the space, and as many at the beliefs where there are any
-    CANDIDATES, CENTERS, LOCAL, NEAR = 600, 5, 40, 0.08  # draws from everywhere; around so many runs; each; their spread
+    CANDIDATES, CENTERS, LOCAL, NEAR = (
+        600,
+        5,
+        40,
+        0.08,
+    )  # draws from everywhere; around so many runs; each; their spread
     LOYALTY = 0.5  # that share
     HALF = 2  # of the runs at a rung, one in so many goes on whatever the model says
     FADE = 25  # runs after which beliefs weigh as one draw of theirs (Hvarfner et al. 2022, the exponent beta / n)
@@ -128,12 +149,17 @@ class Multifidelity(Policy):
         super().__init__(space, seed)
         self.levels = rungs(1, self.full)
         self._forecast = None, None
-        self._judged: dict[int, int] = {}  # run -> its last rung; after a restart each is judged once more
+        self._judged: dict[
+            int, int
+        ] = {}  # run -> its last rung; after a restart each is judged once more
 
     def forecast(self, records: list[Record]) -> Forecast:
         """Kept from call to call while the data are the same."""
         records = self.earlier + records
-        data = [(run.number, run.running, run.infeasible, run.epoch, run.value(run.epoch)) for run in records]
+        data = [
+            (run.number, run.running, run.infeasible, run.epoch, run.value(run.epoch))
+            for run in records
+        ]
         if self._forecast[0] != data:
             self._forecast = data, Forecast(self.space, records, self.levels)
         return self._forecast[1]
@@ -156,15 +182,21 @@ class Multifidelity(Policy):
             chosen = np.vstack([chosen, draws[self.space.distances(draws, chosen).argmax()]])
         return chosen[-1]
 
-    def promising(self, forecast: Forecast, random: np.random.Generator, but: int | None = None) -> tuple[np.ndarray, float]:
+    def promising(
+        self, forecast: Forecast, random: np.random.Generator, but: int | None = None
+    ) -> tuple[np.ndarray, float]:
         """The point of the highest expected improvement among draws from everywhere and from around the best runs, and it."""
         points, split = self.space.points(random, self.CANDIDATES), len(self.space.numbers)
         for row in np.argsort(forecast.finals[0], kind="stable")[: self.CENTERS]:
             near = np.tile(forecast.points[row], (self.LOCAL, 1))
-            near[:, :split] = np.clip(near[:, :split] + random.normal(0, self.NEAR, (self.LOCAL, split)), 0, 1)
+            near[:, :split] = np.clip(
+                near[:, :split] + random.normal(0, self.NEAR, (self.LOCAL, split)), 0, 1
+            )
             points = np.vstack([points, near])
         points = self.space.rounded(points)
-        gain = expected_improvement(*forecast.new(points), forecast.bar(but)) * forecast.feasible(points)
+        gain = expected_improvement(*forecast.new(points), forecast.bar(but)) * forecast.feasible(
+            points
+        )
         belief = self.space.log_belief(points) * self.FADE / max(1, len(forecast.records))
         best = (gain * np.exp(belief)).argmax()
         return points[best], float(gain[best])
@@ -172,36 +204,55 @@ class Multifidelity(Policy):
     def hopeless(self, run, records):
         rung = rung_of(run, self.levels)
         judged, self._judged[run.number] = self._judged.get(run.number, 0), rung
-        if run.infeasible or rung == judged or not falls_behind(run, records, self.levels, self.HALF):
+        if (
+            run.infeasible
+            or rung == judged
+            or not falls_behind(run, records, self.levels, self.HALF)
+        ):
             return run.infeasible
         forecast = self.forecast(records)
         row = forecast.row[run.number]
         mean, deviation = (part[row] for part in forecast.finals)
         gain = expected_improvement(mean, deviation, forecast.bar(row)) / (self.full - run.epoch)
-        return bool(gain < self.LOYALTY * self.promising(forecast, self.random(run.number), row)[1] / self.full)
+        return bool(
+            gain
+            < self.LOYALTY * self.promising(forecast, self.random(run.number), row)[1] / self.full
+        )
 
 
-Scores = list[tuple[Record, float | None, int]]  # runs, each with its value (None: it was stopped before) and epoch
+Scores = list[
+    tuple[Record, float | None, int]
+]  # runs, each with its value (None: it was stopped before) and epoch
 
 
-def ask_tpe(space: Space, scores: Scores, random: np.random.Generator, **settings) -> dict[str, Any]:
+def ask_tpe(
+    space: Space, scores: Scores, random: np.random.Generator, **settings
+) -> dict[str, Any]:
     """What Optuna's multivariate TPE proposes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", FutureWarning)  # `gamma`, which BOHB's share of good runs is given by
-        sampler = optuna.samplers.TPESampler(multivariate=True, seed=int(random.integers(2**31)), **settings)
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # `gamma`, which BOHB's share of good runs is given by
+        sampler = optuna.samplers.TPESampler(
+            multivariate=True, seed=int(random.integers(2**31)), **settings
+        )
     study = _quiet_study(sampler)
     for run, value, epoch in scores:
         common = {"params": dict(run.params), "distributions": space.distributions}
         if run.infeasible:  # last in TPE's order, behind those that were stopped first
-            study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={0: math.inf}, **common))
+            study.add_trial(
+                create_trial(state=TrialState.PRUNED, intermediate_values={0: math.inf}, **common)
+            )
         elif value is not None:
             study.add_trial(create_trial(state=TrialState.COMPLETE, value=value, **common))
         elif run.running:
             study.add_trial(create_trial(state=TrialState.RUNNING, **common))
         elif epoch:
             seen = {epoch: run.value(epoch)}
-            study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values=seen, **common))
+            study.add_trial(
+                create_trial(state=TrialState.PRUNED, intermediate_values=seen, **common)
+            )
     return study.ask(space.distributions).params
 
 
@@ -223,13 +274,17 @@ class _Sampler(optuna.samplers.BaseSampler):
         self.independent = optuna.samplers.RandomSampler(policy.seed)
 
     def infer_relative_search_space(self, study, trial):
-        return self.space.distributions | {EPOCHS: optuna.distributions.IntDistribution(1, self.policy.full)}
+        return self.space.distributions | {
+            EPOCHS: optuna.distributions.IntDistribution(1, self.policy.full)
+        }
 
     def sample_relative(self, study, trial, search_space):
         if set(self.space.distributions) <= set(trial.system_attrs.get("fixed_params", ())):
             return {}  # a run that the server holds already
         records = read(study, self.policy.full, self.worst)
-        return self.policy.propose(trial.number, [run for run in records if run.number != trial.number])
+        return self.policy.propose(
+            trial.number, [run for run in records if run.number != trial.number]
+        )
 
     def sample_independent(self, study, trial, param_name, param_distribution):
         return self.independent.sample_independent(study, trial, param_name, param_distribution)
@@ -243,7 +298,9 @@ class _Pruner(optuna.pruners.BasePruner):
 
     def prune(self, study, trial):
         run = record(trial, self.policy.full, self.worst)
-        return run.epoch < run.budget and self.policy.hopeless(run, read(study, self.policy.full, self.worst))
+        return run.epoch < run.budget and self.policy.hopeless(
+            run, read(study, self.policy.full, self.worst)
+        )
 
 
 def earlier(runs: Iterable[Any], space: Space, worst: float) -> list[Record]:
@@ -260,18 +317,26 @@ def earlier(runs: Iterable[Any], space: Space, worst: float) -> list[Record]:
     return records
 
 
-def make_study(make_policy: Callable[[Space, int], Policy], sweep: Mapping[str, Any]) -> optuna.Study:
+def make_study(
+    make_policy: Callable[[Space, int], Policy], sweep: Mapping[str, Any]
+) -> optuna.Study:
     """The study of a sweep's configuration (its YAML as a mapping), with the policy in it."""
-    threadpool_limits(1)  # matrices this small are many times slower where threads wait for busy cores
+    threadpool_limits(
+        1
+    )  # matrices this small are many times slower where threads wait for busy cores
     parameters = dict(sweep["parameters"])
     settings = parameters.pop(SETTINGS, {}).get("value", {})
     beliefs = {name: Belief(**belief) for name, belief in settings.get("beliefs", {}).items()}
-    space = Space(search_space_from_sweep_config(parameters), beliefs, UNIFORM_SHARE if beliefs else 1.0)
+    space = Space(
+        search_space_from_sweep_config(parameters), beliefs, UNIFORM_SHARE if beliefs else 1.0
+    )
     policy = make_policy(space, int(settings.get("seed", 0)))
     worst = WORST[space.fixed.get("loss", Config().loss)]
     if warm_start := settings.get("warm_start"):
         policy.earlier = earlier(wandb.Api().sweep(warm_start).runs, space, worst)
-    return optuna.create_study(direction="minimize", sampler=_Sampler(policy, worst), pruner=_Pruner(policy, worst))
+    return optuna.create_study(
+        direction="minimize", sampler=_Sampler(policy, worst), pruner=_Pruner(policy, worst)
+    )
 
 
 def search_space(trial: optuna.Trial) -> dict[str, Any]:

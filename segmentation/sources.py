@@ -66,7 +66,9 @@ def find_root(raw: Path) -> Path:
     for root in (raw, *(path for path in _listed(raw) if path.is_dir())):
         if any(path.is_dir() and TILE.fullmatch(path.name) for path in _listed(root)):
             return root
-    raise UserError(f"{raw} holds no folder named 'Tile 1', 'Tile 2', ...; name the folder that does, or use --download")
+    raise UserError(
+        f"{raw} holds no folder named 'Tile 1', 'Tile 2', ...; name the folder that does, or use --download"
+    )
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -86,13 +88,17 @@ def find_parts(root: Path, smallest: int) -> tuple[list[Part], list[str]]:
         if match := TILE.fullmatch(folder.name):
             tiles[int(match[1])] = folder
         elif folder.name.strip().casefold().startswith("tile"):
-            problems.append(f"{folder.name}: expected a name like 'Tile 3'; rename the folder or move it elsewhere")
+            problems.append(
+                f"{folder.name}: expected a name like 'Tile 3'; rename the folder or move it elsewhere"
+            )
     for tile, folder in sorted(tiles.items()):
         images, masks = (_numbered(folder / kind, root, problems) for kind in KINDS)
         for number in sorted(images | masks):
             image, mask = images.get(number), masks.get(number)
             if not (image and mask):
-                problems.append(f"{(image or mask).relative_to(root)}: its {'mask' if image else 'image'} is missing")
+                problems.append(
+                    f"{(image or mask).relative_to(root)}: its {'mask' if image else 'image'} is missing"
+                )
             elif part := _checked(root, tile, number, image, mask, smallest, problems):
                 parts.append(part)
     return parts, problems
@@ -109,11 +115,15 @@ def _numbered(folder: Path, root: Path, problems: list[str]) -> dict[int, Path]:
         if match and path.suffix == KINDS[folder.name]:
             found[int(match[1])] = path
         elif not path.name.startswith(".") and path.name != "Thumbs.db":
-            problems.append(f"{path.relative_to(root)}: expected a name like image_part_001{KINDS[folder.name]}")
+            problems.append(
+                f"{path.relative_to(root)}: expected a name like image_part_001{KINDS[folder.name]}"
+            )
     return found
 
 
-def _checked(root: Path, tile: int, number: int, image: Path, mask: Path, smallest: int, problems: list[str]) -> Part | None:
+def _checked(
+    root: Path, tile: int, number: int, image: Path, mask: Path, smallest: int, problems: list[str]
+) -> Part | None:
     """The pair as a Part, or None and lines in `problems`."""
     sizes, checksums = [], []
     for path, size_of in ((image, jpeg_size), (mask, png_size)):
@@ -164,9 +174,15 @@ def decode(content: bytes, name: str) -> np.ndarray:
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error as error:
-        raise UserError(f"{name}: OpenCV cannot decode it; is it damaged or larger than {MAX_PIXELS:,} px?") from error
+        raise UserError(
+            f"{name}: OpenCV cannot decode it; is it damaged or larger than {MAX_PIXELS:,} px?"
+        ) from error
     if pixels is None:
-        raise UserError(f"{name}: not an image that OpenCV can read, or a damaged one" if content else f"{name}: empty file")
+        raise UserError(
+            f"{name}: not an image that OpenCV can read, or a damaged one"
+            if content
+            else f"{name}: empty file"
+        )
     return pixels
 
 
@@ -212,7 +228,9 @@ def _jpeg_header(content: bytes, name: str) -> tuple[int, int, int]:
         marker, length = content[offset + 1], struct.unpack_from(">H", content, offset + 2)[0]
         if marker in _FRAMES:
             size = struct.unpack_from(">HH", content, offset + 5)
-        offset += 2 + length if marker != 0xFF else 1  # any number of 0xFF may fill the space before a marker
+        offset += (
+            2 + length if marker != 0xFF else 1
+        )  # any number of 0xFF may fill the space before a marker
         if offset + 2 > len(content):
             raise UserError(f"{name}: truncated JPEG")
     if content.find(_END, offset) < 0:  # in a scan's data 0xFF is never followed by 0xD9
@@ -223,7 +241,9 @@ def _jpeg_header(content: bytes, name: str) -> tuple[int, int, int]:
 def _possible(height: int, width: int, name: str) -> tuple[int, int]:
     """The size again. UserError for one that no decoder takes."""
     if not 0 < height * width <= MAX_PIXELS:
-        raise UserError(f"{name}: {height}x{width} px, and an image may have 1 to {MAX_PIXELS:,} px; cut it into parts")
+        raise UserError(
+            f"{name}: {height}x{width} px, and an image may have 1 to {MAX_PIXELS:,} px; cut it into parts"
+        )
     return height, width
 
 
@@ -259,7 +279,11 @@ def _decode_jpeg(content: bytes, name: str) -> np.ndarray:
     file = _Scan(content, content.find(_END, scan)) if single else io.BytesIO(content)
     try:
         pixels = np.asarray(JpegImagePlugin.JpegImageFile(file).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # the three of Pillow for a file that it cannot decode
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # the three of Pillow for a file that it cannot decode
         raise UserError(f"{name}: damaged JPEG: {error}") from error
     if single and not file.exhausted:
         raise UserError(f"{name}: damaged JPEG: its data does not end where its image does")

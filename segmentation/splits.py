@@ -35,22 +35,31 @@ def by_tiles(counts: Mapping[int, np.ndarray]) -> dict[int, str]:
     (least squares, each class weighing the same). It depends on the tiles' own pixels only, so every patch size, grid and
     scale of one data set gets the same choice.
     """
-    units = sorted(groups(sorted(counts)), key=lambda unit: (-sum(counts[tile].sum() for tile in unit), unit))
+    units = sorted(
+        groups(sorted(counts)), key=lambda unit: (-sum(counts[tile].sum() for tile in unit), unit)
+    )
     if len(units) < len(SPLITS):
         raise UserError(
             f"whole tiles make {len(units)} groups that show different ground, and three splits need three; "
             f"add tiles, or take --split random, which leaks"
         )
-    pixels = np.array([sum(counts[tile] for tile in unit)[:NUM_CLASSES] for unit in units], dtype=float)
+    pixels = np.array(
+        [sum(counts[tile] for tile in unit)[:NUM_CLASSES] for unit in units], dtype=float
+    )
     absent = [CLASSES[index] for index in np.flatnonzero(pixels.sum(axis=0) == 0)]
     if absent:
         raise UserError(f"no tile shows any {', '.join(absent)}: train cannot hold all six classes")
     choices = np.array(list(product(range(len(SPLITS)), repeat=min(len(units), _EXHAUSTIVE))))
     best = min(choices, key=lambda choice: _badness(choice, pixels))
     for _ in units[_EXHAUSTIVE:]:  # the smaller rest, largest first, each where it helps most
-        best = min((np.append(best, split) for split in range(len(SPLITS))), key=lambda choice: _badness(choice, pixels))
+        best = min(
+            (np.append(best, split) for split in range(len(SPLITS))),
+            key=lambda choice: _badness(choice, pixels),
+        )
     if not np.all(_held(best, pixels)[0] > 0):
-        raise UserError("no choice of whole tiles gives train all six classes; take --split random, which leaks")
+        raise UserError(
+            "no choice of whole tiles gives train all six classes; take --split random, which leaks"
+        )
     return {tile: SPLITS[split] for unit, split in zip(units, best, strict=True) for tile in unit}
 
 
@@ -62,7 +71,9 @@ def at_random(count: int, fraction: float = 0.2, seed: int = 42) -> list[str]:
     fewer than two patches: one split would be empty.
     """
     if count < 2:
-        raise UserError(f"{count} patch cannot be split into train and val; add images, or lower --patch-size")
+        raise UserError(
+            f"{count} patch cannot be split into train and val; add images, or lower --patch-size"
+        )
     split = np.full(count, "train")
     split[np.random.RandomState(seed).permutation(count)[: int(np.ceil(count * fraction))]] = "val"
     return split.tolist()
@@ -80,4 +91,9 @@ def _badness(choice: np.ndarray, pixels: np.ndarray) -> tuple[int, int, int, flo
     held = _held(choice, pixels)
     lacking = np.count_nonzero(held == 0, axis=1)
     empty = len(SPLITS) - len(set(choice.tolist()))
-    return empty, int(lacking[0]), int(lacking[1:].sum()), float(((held - TARGETS[:, None]) ** 2).sum())
+    return (
+        empty,
+        int(lacking[0]),
+        int(lacking[1:].sum()),
+        float(((held - TARGETS[:, None]) ** 2).sum()),
+    )

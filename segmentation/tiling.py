@@ -31,9 +31,13 @@ def cut(image: np.ndarray, size: int, grid: str) -> tuple[np.ndarray, np.ndarray
     Both sides must be at least `size`. The patches are copies.
     """
     where = positions(*image.shape[:2], size, grid)
-    windows = patchify(image, (size, size, *image.shape[2:]), step=1)  # a view of every window there is, nothing copied
+    windows = patchify(
+        image, (size, size, *image.shape[2:]), step=1
+    )  # a view of every window there is, nothing copied
     if image.ndim == 3:
-        windows = windows[:, :, 0]  # patchify slides along the channels too, and finds one place there
+        windows = windows[
+            :, :, 0
+        ]  # patchify slides along the channels too, and finds one place there
     return windows[where[:, 0], where[:, 1]], where
 
 

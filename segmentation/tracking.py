@@ -30,7 +30,9 @@ from segmentation.prepared import PreparedSet
 PROJECT = "aerial-sweeps"  # where neither WANDB_PROJECT nor W&B's settings file names one
 ANSWER_SECONDS = 4  # a W&B server that does not answer for so long counts as not reachable
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
-CURVE_POINTS = 101  # of a precision-recall curve on the run's page: enough to draw, small enough for a table
+CURVE_POINTS = (
+    101  # of a precision-recall curve on the run's page: enough to draw, small enough for a table
+)
 
 
 def settings() -> wandb.Settings:
@@ -64,7 +66,9 @@ def connect() -> wandb.Api | None:
     if mode() != "online":
         return None
     if not _has_credentials(chosen):
-        raise UserError("WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY")
+        raise UserError(
+            "WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY"
+        )
     try:
         ping(chosen)
         return wandb.Api(timeout=ANSWER_SECONDS)
@@ -81,21 +85,31 @@ def ping(chosen: wandb.Settings) -> None:
     Asked without the client: its service process retries for minutes, and Python waits for that process at exit.
     """
     named = {"http": chosen.http_proxy, "https": chosen.https_proxy}
-    proxies = {scheme: proxy for scheme, proxy in named.items() if proxy}  # None would hide HTTPS_PROXY
+    proxies = {
+        scheme: proxy for scheme, proxy in named.items() if proxy
+    }  # None would hide HTTPS_PROXY
     # an SSL error comes from a server that answers; the client checks it with its own certificates
     with suppress(requests.exceptions.SSLError):
-        requests.get(f"{chosen.base_url.rstrip('/')}/healthz", proxies=proxies, timeout=ANSWER_SECONDS)
+        requests.get(
+            f"{chosen.base_url.rstrip('/')}/healthz", proxies=proxies, timeout=ANSWER_SECONDS
+        )
 
 
 def run_id() -> str:
     """The run's id: WANDB_RUN_ID, or a new one. Raises UserError for an id that W&B or a file system refuses."""
-    name = os.environ.get("WANDB_RUN_ID") or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    name = os.environ.get("WANDB_RUN_ID") or "".join(
+        secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)
+    )
     if not RUN_ID.fullmatch(name):
-        raise UserError(f"WANDB_RUN_ID={name!r} is not a run id; use letters, digits, '-', '_' and '.' (not first), 128 at most")
+        raise UserError(
+            f"WANDB_RUN_ID={name!r} is not a run id; use letters, digits, '-', '_' and '.' (not first), 128 at most"
+        )
     return name
 
 
-def start(api: wandb.Api | None, given: Mapping, prepared: PreparedSet, checkpoint: Checkpoint) -> tuple[wandb.Run, Config]:
+def start(
+    api: wandb.Api | None, given: Mapping, prepared: PreparedSet, checkpoint: Checkpoint
+) -> tuple[wandb.Run, Config]:
     """Opens the run, or resumes the one that the checkpoint's folder is named after, and settles its hyperparameters.
 
     A sweep's values win over `given`, and those win over the defaults. If the server holds more epochs than the
@@ -116,19 +130,34 @@ def start(api: wandb.Api | None, given: Mapping, prepared: PreparedSet, checkpoi
             _check_data(f"run {name}", earlier.config, prepared)
             if not _continues(earlier, checkpoint):
                 options = {"resume_from": f"{name}?_step=0"}
-                stored = {key: value for key, value in earlier.config.items() if key not in NOT_HYPERPARAMETERS}
+                stored = {
+                    key: value
+                    for key, value in earlier.config.items()
+                    if key not in NOT_HYPERPARAMETERS
+                }
                 given = stored | given
     elif where == "offline" and not os.environ.get("WANDB_MODE") and settings().mode == "online":
-        print("W&B: offline, because nobody is logged in (`wandb login`); `wandb sync` uploads the run later", flush=True)
+        print(
+            "W&B: offline, because nobody is logged in (`wandb login`); `wandb sync` uploads the run later",
+            flush=True,
+        )
     run = _init(where, name, given, options)
     try:
-        config = Config.from_mapping({key: value for key, value in dict(run.config).items() if key not in NOT_HYPERPARAMETERS})
+        config = Config.from_mapping(
+            {
+                key: value
+                for key, value in dict(run.config).items()
+                if key not in NOT_HYPERPARAMETERS
+            }
+        )
         config.check_patch_size(prepared.patch_size)
     except UserError:
         run.finish(exit_code=1)
         raise
     data = {key: prepared.manifest[key] for key in ("checksum", "leaks", "options")}
-    defaults = {key: value for key, value in asdict(config).items() if key not in run.config}  # a sweep's values are locked
+    defaults = {
+        key: value for key, value in asdict(config).items() if key not in run.config
+    }  # a sweep's values are locked
     run.config.update(defaults | {"data": data}, allow_val_change=True)
     if BASELINE.items() <= asdict(config).items() and "baseline" not in run.tags:
         run.tags = (*run.tags, "baseline")
@@ -164,7 +193,10 @@ def _earlier_run(api: wandb.Api, path: str) -> "wandb.apis.public.Run | None":
 def _check_data(owner: str, config: Mapping, prepared: PreparedSet) -> None:
     """Raises UserError where the owner of this config was trained on another prepared set."""
     data = config.get("data")
-    trained, here = isinstance(data, Mapping) and data.get("checksum"), prepared.manifest["checksum"]
+    trained, here = (
+        isinstance(data, Mapping) and data.get("checksum"),
+        prepared.manifest["checksum"],
+    )
     if trained and trained != here:
         raise UserError(
             f"{owner} was trained on the data set {trained[:12]}, and {prepared.folder} holds {here[:12]}; "
@@ -179,7 +211,9 @@ def _check_sweep_data(api: wandb.Api, project: str, prepared: PreparedSet) -> No
         return
     configs = []
     with _answered(f"sweep {sweep}"):
-        runs = api.runs(project, filters={"sweep": sweep}, order="+created_at", per_page=10, lazy=False)
+        runs = api.runs(
+            project, filters={"sweep": sweep}, order="+created_at", per_page=10, lazy=False
+        )
         configs = [runs[i].config for i in range(min(10, len(runs)))]
     for config in configs:
         _check_data(f"sweep {sweep}", config, prepared)
@@ -194,7 +228,9 @@ def _answered(what: str) -> Iterator[None]:
         # For a run or project that does not exist, the client raises a ValueError, bare or as CommError.exc.
         if type(getattr(error, "exc", error)) in (ValueError, RunNotFoundError):
             return
-        raise UserError(f"W&B does not answer for {what} ({_first_line(error)}); start the command again") from error
+        raise UserError(
+            f"W&B does not answer for {what} ({_first_line(error)}); start the command again"
+        ) from error
 
 
 def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool:
@@ -239,7 +275,9 @@ def _init(where: str, name: str, config: dict, options: dict) -> wandb.Run:
         way_out = "choose another WANDB_RUN_ID, or train without the server: WANDB_MODE=offline"
         if "resume_from" in options:
             way_out = f"resume on the machine that has runs/{name}, share that folder (AERIAL_RUNS), or start a new run"
-        raise UserError(f"W&B refuses to open run {name} ({_first_line(error)}); {way_out}") from error
+        raise UserError(
+            f"W&B refuses to open run {name} ({_first_line(error)}); {way_out}"
+        ) from error
 
 
 def status_of(run: wandb.Run, ended: RunEnded) -> str:
@@ -302,7 +340,11 @@ def log_environment(run: wandb.Run, device: str, precision: str) -> None:
 def _use_data(run: wandb.Run, prepared: PreparedSet) -> None:
     """Record the prepared set as the run's input, by its manifest. The same set is the same version on every machine."""
     manifest, folder = prepared.manifest, prepared.folder
-    artifact = wandb.Artifact("prepared", type="dataset", metadata={"checksum": manifest["checksum"]} | manifest["options"])
+    artifact = wandb.Artifact(
+        "prepared",
+        type="dataset",
+        metadata={"checksum": manifest["checksum"]} | manifest["options"],
+    )
     artifact.add_file(str(folder / "manifest.json"))
     if run.offline:  # the client refuses use_artifact there; logged, it is uploaded by `wandb sync`
         run.log_artifact(artifact)
@@ -319,7 +361,12 @@ def save_model(run: wandb.Run, files: Mapping[str, Path], metadata: Mapping) -> 
 
 
 def log_pictures(
-    run: wandb.Run, images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, captions: list[str], panel: Path
+    run: wandb.Run,
+    images: np.ndarray,
+    masks: np.ndarray,
+    predictions: np.ndarray,
+    captions: list[str],
+    panel: Path,
 ) -> None:
     """Patches with truth and prediction as overlays to switch on and off, and one picture of them all in the class colours.
 
@@ -329,7 +376,9 @@ def log_pictures(
 
     def picture(image, mask, prediction, caption):
         layers = {"truth": mask, "prediction": prediction}
-        masks = {name: {"mask_data": values, "class_labels": names} for name, values in layers.items()}
+        masks = {
+            name: {"mask_data": values, "class_labels": names} for name, values in layers.items()
+        }
         return wandb.Image(image, masks=masks, caption=caption)
 
     run.summary["predictions"] = list(map(picture, images, masks, predictions, captions))
@@ -348,14 +397,22 @@ def log_curves(run: wandb.Run, curves: Mapping[str, tuple[np.ndarray, np.ndarray
     for name, (recall, precision) in curves.items():
         for i in np.linspace(0, len(recall) - 1, CURVE_POINTS).astype(int):
             rows.append([name, float(recall[i]), float(precision[i])])
-    run.summary["precision_recall"] = wandb.Table(columns=["class", "recall", "precision"], data=rows)
+    run.summary["precision_recall"] = wandb.Table(
+        columns=["class", "recall", "precision"], data=rows
+    )
 
 
 def log_figures(entity: str, project: str, name: str, figures: Mapping[str, Path]) -> str:
     """Figures, name -> PNG file, as pictures `figures/<name>` of a run of their own; its id, which is `name`."""
     settings = wandb.Settings(quiet=True, silent=True, disable_git=True)
     with wandb.init(
-        entity=entity, project=project, id=name, name=name, job_type="report", resume="allow", settings=settings
+        entity=entity,
+        project=project,
+        id=name,
+        name=name,
+        job_type="report",
+        resume="allow",
+        settings=settings,
     ) as run:
         run.log({f"figures/{key}": wandb.Image(str(path)) for key, path in figures.items()})
     return name

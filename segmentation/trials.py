@@ -25,9 +25,13 @@ class Record:
     number: int
     params: Mapping[str, Any]
     budget: int
-    curve: Mapping[int, float] = field(default_factory=dict)  # epoch -> objective, finite values only
+    curve: Mapping[int, float] = field(
+        default_factory=dict
+    )  # epoch -> objective, finite values only
     running: bool = False
-    infeasible: bool = False  # it diverged or ran out of memory: worse than any number, and no number
+    infeasible: bool = (
+        False  # it diverged or ran out of memory: worse than any number, and no number
+    )
 
     @classmethod
     def of(cls, values: Mapping[int, float], worst: float, **rest) -> "Record":
@@ -80,15 +84,26 @@ class Space:
     Integers own an interval of length one on their scale, so that rounding gives each its due.
     """
 
-    def __init__(self, distributions: Mapping[str, Any], beliefs: Mapping[str, Belief] | None = None, uniform: float = 1.0):
+    def __init__(
+        self,
+        distributions: Mapping[str, Any],
+        beliefs: Mapping[str, Belief] | None = None,
+        uniform: float = 1.0,
+    ):
         """`uniform` is the share of draws that ignore the beliefs (Mallik et al. 2023: it keeps a wrong belief from harm)."""
         self.distributions = {n: d for n, d in distributions.items() if not d.single()}
         self.fixed = {n: _only(d) for n, d in distributions.items() if d.single()}
-        self.numbers = [n for n, d in self.distributions.items() if not isinstance(d, CategoricalDistribution)]
-        self.categories = [n for n, d in self.distributions.items() if isinstance(d, CategoricalDistribution)]
+        self.numbers = [
+            n for n, d in self.distributions.items() if not isinstance(d, CategoricalDistribution)
+        ]
+        self.categories = [
+            n for n, d in self.distributions.items() if isinstance(d, CategoricalDistribution)
+        ]
         self.beliefs, self.uniform = dict(beliefs or {}), uniform
         if unknown := set(self.beliefs) - set(self.numbers):
-            raise ValueError(f"a belief about {', '.join(sorted(unknown))}, which is no searched number of this sweep")
+            raise ValueError(
+                f"a belief about {', '.join(sorted(unknown))}, which is no searched number of this sweep"
+            )
 
     def __len__(self) -> int:
         return len(self.distributions)
@@ -99,12 +114,18 @@ class Space:
 
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Whether every searched hyperparameter is there, with a value that the space has."""
-        return all(_holds(distribution, params.get(name)) for name, distribution in self.distributions.items())
+        return all(
+            _holds(distribution, params.get(name))
+            for name, distribution in self.distributions.items()
+        )
 
     def encode(self, params: Mapping[str, Any]) -> np.ndarray:
         """(numbers + categories,) float: positions in [0, 1], then indices of categories."""
         places = [_place(self.distributions[name], params[name]) for name in self.numbers]
-        return np.array(places + [self.distributions[name].to_internal_repr(params[name]) for name in self.categories])
+        return np.array(
+            places
+            + [self.distributions[name].to_internal_repr(params[name]) for name in self.categories]
+        )
 
     def decode(self, point: np.ndarray) -> dict[str, Any]:
         """The configuration at a point; what lies outside the cube is moved to its face."""
@@ -120,19 +141,25 @@ class Space:
     def rounded(self, points: np.ndarray) -> np.ndarray:
         """(n, dimensions): where the configurations lie that points are decoded to."""
         columns = [
-            _place(self.distributions[name], _at(self.distributions[name], points[:, i])) for i, name in enumerate(self.numbers)
+            _place(self.distributions[name], _at(self.distributions[name], points[:, i]))
+            for i, name in enumerate(self.numbers)
         ]
         return np.column_stack([*columns, points[:, len(self.numbers) :]])
 
     def points(self, random: np.random.Generator, count: int) -> np.ndarray:
         """(count, dimensions): draws from the beliefs, but for the share that is uniform."""
         columns = [random.random(count) for _ in self.numbers]
-        columns += [random.integers(len(self.distributions[name].choices), size=count) for name in self.categories]
+        columns += [
+            random.integers(len(self.distributions[name].choices), size=count)
+            for name in self.categories
+        ]
         cube = np.column_stack(columns).astype(float)
         informed = random.random(count) >= self.uniform
         for name, belief in self.beliefs.items():
             drawn = random.normal(*self._normal(name, belief), size=count)
-            cube[:, self.numbers.index(name)] = np.where(informed, np.clip(drawn, 0, 1), cube[:, self.numbers.index(name)])
+            cube[:, self.numbers.index(name)] = np.where(
+                informed, np.clip(drawn, 0, 1), cube[:, self.numbers.index(name)]
+            )
         return cube
 
     def middle(self, believed: bool) -> np.ndarray:
@@ -156,7 +183,11 @@ class Space:
         for name, belief in self.beliefs.items():
             mean, sigma = self._normal(name, belief)
             density *= np.exp(-0.5 * ((points[:, self.numbers.index(name)] - mean) / sigma) ** 2)
-        return np.log((1 - self.uniform) * density + self.uniform) if self.beliefs else np.zeros(len(points))
+        return (
+            np.log((1 - self.uniform) * density + self.uniform)
+            if self.beliefs
+            else np.zeros(len(points))
+        )
 
     def _normal(self, name: str, belief: Belief) -> tuple[float, float]:
         distribution = self.distributions[name]
@@ -164,7 +195,9 @@ class Space:
         sigma = math.log(belief.spread) if distribution.log else belief.spread
         return _place(distribution, belief.median), sigma / (high - low)
 
-    def fresh(self, params: Mapping[str, Any], records: list[Record], random: np.random.Generator) -> dict[str, Any]:
+    def fresh(
+        self, params: Mapping[str, Any], records: list[Record], random: np.random.Generator
+    ) -> dict[str, Any]:
         """`params` if no run has had them, else a draw that none has had; at last a repetition, where the space is used up."""
         known = {self.key(record.params) for record in records}
         for _ in range(TRIES):
@@ -181,8 +214,12 @@ class Space:
 
 
 _SUGGEST = {
-    IntDistribution: lambda trial, name, d: trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log),
-    FloatDistribution: lambda trial, name, d: trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log),
+    IntDistribution: lambda trial, name, d: trial.suggest_int(
+        name, d.low, d.high, step=d.step, log=d.log
+    ),
+    FloatDistribution: lambda trial, name, d: trial.suggest_float(
+        name, d.low, d.high, step=d.step, log=d.log
+    ),
     CategoricalDistribution: lambda trial, name, d: trial.suggest_categorical(name, d.choices),
 }
 
@@ -194,12 +231,20 @@ def _holds(distribution, value: Any) -> bool:
 
 
 def _only(distribution) -> Any:
-    return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
+    return (
+        distribution.choices[0]
+        if isinstance(distribution, CategoricalDistribution)
+        else distribution.low
+    )
 
 
 def _ends(distribution) -> tuple[float, float]:
     """The ends of a number's interval on its own scale."""
-    margin = 0.5 * (distribution.step or 0) if not isinstance(distribution, FloatDistribution) or distribution.step else 0.0
+    margin = (
+        0.5 * (distribution.step or 0)
+        if not isinstance(distribution, FloatDistribution) or distribution.step
+        else 0.0
+    )
     low, high = distribution.low - margin, distribution.high + margin
     return (math.log(low), math.log(high)) if distribution.log else (low, high)
 
@@ -215,5 +260,8 @@ def _at(distribution, places: np.ndarray) -> np.ndarray:
     values = low + np.clip(places, 0, 1) * (high - low)
     values = np.exp(values) if distribution.log else values
     if distribution.step:
-        values = distribution.low + np.round((values - distribution.low) / distribution.step) * distribution.step
+        values = (
+            distribution.low
+            + np.round((values - distribution.low) / distribution.step) * distribution.step
+        )
     return np.clip(values, distribution.low, distribution.high)

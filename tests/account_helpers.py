@@ -29,11 +29,25 @@ def run_openssl(*arguments: str | Path) -> None:
 
 def make_certificates(folder: Path, host: str) -> tuple[Path, Path, Path]:
     """(authority, certificate, key) for `host`, signed by an authority made here; valid for two days."""
-    ca, ca_key, key, request, certificate = (folder / name for name in ("ca.pem", "ca.key", "key.pem", "csr", "cert.pem"))
+    ca, ca_key, key, request, certificate = (
+        folder / name for name in ("ca.pem", "ca.key", "key.pem", "csr", "cert.pem")
+    )
     names = folder / "names"
     names.write_text(f"subjectAltName=DNS:{host},DNS:localhost,IP:127.0.0.1\n")
     new_key = ("-newkey", "rsa:2048", "-nodes")
-    run_openssl("req", "-x509", *new_key, "-days", "2", "-subj", "/CN=test authority", "-keyout", ca_key, "-out", ca)
+    run_openssl(
+        "req",
+        "-x509",
+        *new_key,
+        "-days",
+        "2",
+        "-subj",
+        "/CN=test authority",
+        "-keyout",
+        ca_key,
+        "-out",
+        ca,
+    )
     run_openssl("req", *new_key, "-subj", f"/CN={host}", "-keyout", key, "-out", request)
     signing = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", names)
     run_openssl("x509", "-req", "-in", request, *signing, "-out", certificate)
@@ -95,8 +109,15 @@ class Account:
 
     def environment(self, home: Path, **extra: str) -> dict[str, str]:
         """Variables of a fresh machine behind the proxy: an empty home, nothing of W&B's but what `extra` says."""
-        kept = {name: value for name, value in os.environ.items() if "WANDB" not in name and "proxy" not in name.lower()}
-        proxy = {"HTTPS_PROXY": f"http://127.0.0.1:{self.proxy_port}", "NO_PROXY": "127.0.0.1,localhost"}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if "WANDB" not in name and "proxy" not in name.lower()
+        }
+        proxy = {
+            "HTTPS_PROXY": f"http://127.0.0.1:{self.proxy_port}",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
         trust = {"SSL_CERT_FILE": str(self.authority), "REQUESTS_CA_BUNDLE": str(self.authority)}
         home.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
@@ -104,7 +125,9 @@ class Account:
         assert not [name for name in made if name.startswith("WANDB_")]
         return made | extra
 
-    def run(self, *command: str | Path, home: Path, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:
+    def run(
+        self, *command: str | Path, home: Path, cwd: Path | None = None, **extra: str
+    ) -> subprocess.CompletedProcess:
         """The finished process; its output is text."""
         return subprocess.run(
             [*map(str, command)],

@@ -17,25 +17,56 @@ def rows(losses, start: float = 1000.0) -> list[dict]:
     best, made = float("inf"), []
     for epoch, loss in enumerate(losses, 1):
         best = min(best, loss)
-        row = {"_step": epoch, "_timestamp": start + epoch, "epoch": epoch, "loss": 1.1 * loss, "val_loss": loss, OBJECTIVE: best}
+        row = {
+            "_step": epoch,
+            "_timestamp": start + epoch,
+            "epoch": epoch,
+            "loss": 1.1 * loss,
+            "val_loss": loss,
+            OBJECTIVE: best,
+        }
         row |= {"mean_iou": 1 - loss, "val_mean_iou": 1 - loss, "val_accuracy": 1 - loss}
         made.append(row)
     return made
 
 
-def run(name: str, losses=(), status: str = "finished", state: str = "finished", checksum: str = "c", **more) -> Run:
+def run(
+    name: str,
+    losses=(),
+    status: str = "finished",
+    state: str = "finished",
+    checksum: str = "c",
+    **more,
+) -> Run:
     """A run with a history; what is not a field of Run is a hyperparameter."""
     history = more.pop("history", None) or rows(losses, more.pop("start", 1000.0))
     tags = tuple(more.pop("tags", ()))
-    config = asdict(Config()) | {"data": {"checksum": checksum, "leaks": False, "options": {"scale": 1}}} | more
+    config = (
+        asdict(Config())
+        | {"data": {"checksum": checksum, "leaks": False, "options": {"scale": 1}}}
+        | more
+    )
     summary = {"status": status} | ({OBJECTIVE: history[-1].get(OBJECTIVE)} if history else {})
-    return Run(name, f"run-{name}", state, f"http://localhost/{name}", tags=tags, config=config, summary=summary, history=history)
+    return Run(
+        name,
+        f"run-{name}",
+        state,
+        f"http://localhost/{name}",
+        tags=tags,
+        config=config,
+        summary=summary,
+        history=history,
+    )
 
 
-def sweep(*runs: Run, others: tuple[Run, ...] = (), wandb_best: str | None = None, **config) -> Sweep:
+def sweep(
+    *runs: Run, others: tuple[Run, ...] = (), wandb_best: str | None = None, **config
+) -> Sweep:
     """A finished sweep of these runs, by the objective."""
     config = {"method": "bayes", "metric": {"name": OBJECTIVE, "goal": "minimize"}} | config
-    return Sweep(SWEEP, "city search", "FINISHED", "http://localhost/s", config, wandb_best, runs, others)
+    return Sweep(
+        SWEEP, "city search", "FINISHED", "http://localhost/s", config, wandb_best, runs, others
+    )
 
 
 def keep(found: Sweep, folder: Path) -> Path:

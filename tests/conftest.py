@@ -17,13 +17,24 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("SM_FRAMEWORK", "tf.keras")
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]  # a developer's own account must not see test runs
-hypothesis.settings.register_profile("shared machine", deadline=None)  # a test's time is no truth about the code
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None
+)  # a test's time is no truth about the code
 hypothesis.settings.load_profile("shared machine")
 
 
 pytest_plugins = ["account_helpers"]
 
-LONGEST = ["account", "search_sweeps", "train_sweep", "train", "models", "loopback_sweeps", "loopback_commands", "loopback_crash"]
+LONGEST = [
+    "account",
+    "search_sweeps",
+    "train_sweep",
+    "train",
+    "models",
+    "loopback_sweeps",
+    "loopback_commands",
+    "loopback_crash",
+]
 
 
 def pytest_collection_modifyitems(items):
@@ -45,14 +56,24 @@ def tiny_set(tmp_path_factory) -> Path:
     """A prepared set of a very small made-up city: 32 px patches, a few dozen of them, all three splits."""
     folder = tmp_path_factory.mktemp("tiny")
     run_module("segmentation.synthetic", folder / "city", "--size", "64")
-    run_module("segmentation.prepare", folder / "city", folder / "set", "--patch-size", "32", "--grid", "crop")
+    run_module(
+        "segmentation.prepare",
+        folder / "city",
+        folder / "set",
+        "--patch-size",
+        "32",
+        "--grid",
+        "crop",
+    )
     return folder / "set"
 
 
 def run_module(module: str, *arguments, **environment) -> subprocess.CompletedProcess:
     """`python -m module arguments` at the project's root; fails the test with its output where it fails."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -28,7 +28,17 @@ class Served:
 
     def start(self) -> "Served":
         port = str(daemon.last_port(self.folder))
-        command = [sys.executable, "-m", "loopback", "serve", "--dir", self.folder, "--port", port, *self.options]
+        command = [
+            sys.executable,
+            "-m",
+            "loopback",
+            "serve",
+            "--dir",
+            self.folder,
+            "--port",
+            port,
+            *self.options,
+        ]
         with (self.folder / "log").open("a") as log:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -65,7 +75,11 @@ class Served:
         return ask(self.server.url, self.server.key, query, **variables)
 
     def environment(self, **more: str) -> dict[str, str]:
-        fast = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1", "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        fast = {
+            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
+            "HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+        }
         return daemon.environment(self.server) | fast | more
 
     def python(self, code: str, cwd: Path, *arguments: str, check: bool = True, **more: str):
@@ -74,7 +88,14 @@ class Served:
         return self.run([sys.executable, "script.py", *arguments], cwd, check=check, **more)
 
     def run(self, command: list, cwd: Path, check: bool = True, timeout: float = 150, **more: str):
-        done = subprocess.run(command, cwd=cwd, env=self.environment(**more), capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -85,15 +106,25 @@ class Served:
         assert "wandb agent" in said, said
         return said.rpartition("wandb agent ")[2].split()[0]
 
-    def agent(self, path: str, cwd: Path, *options: str, poll: float | None = None, **more: str) -> subprocess.Popen:
+    def agent(
+        self, path: str, cwd: Path, *options: str, poll: float | None = None, **more: str
+    ) -> subprocess.Popen:
         """Starts `wandb agent`; with `poll`, it looks for commands that often instead of every 5 seconds."""
         command = ["wandb", "agent", *options, path]
         if poll is not None:
             code = "import sys, wandb.wandb_agent as a; a.Agent.POLL_INTERVAL = float(sys.argv.pop(1));"
-            command = [sys.executable, "-c", f"{code} from wandb.cli.cli import cli; cli()", str(poll), *command[1:]]
+            command = [
+                sys.executable,
+                "-c",
+                f"{code} from wandb.cli.cli import cli; cli()",
+                str(poll),
+                *command[1:],
+            ]
         log = (cwd / f"agent-{time.monotonic_ns()}.log").open("w")
         environment = self.environment(**{"WANDB_AGENT_DISABLE_FLAPPING": "true"} | more)
-        return subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
 
     def state(self, path: str) -> dict:
         """The sweep: its state, and its runs with their state, rows and whether they were asked to stop."""

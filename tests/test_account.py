@@ -21,7 +21,9 @@ def train(data: Path, *options: str) -> list[str]:
 def write_settings(home: Path, **values: str) -> None:
     file = home / SETTINGS
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+    file.write_text(
+        "[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
+    )
 
 
 def by_login(account: Account, home: Path) -> dict:
@@ -30,7 +32,9 @@ def by_login(account: Account, home: Path) -> dict:
 
 
 def by_login_to_a_host(account: Account, home: Path) -> dict:
-    done = account.run(sys.executable, "-m", "wandb", "login", "--host", account.plain_url, account.key, home=home)
+    done = account.run(
+        sys.executable, "-m", "wandb", "login", "--host", account.plain_url, account.key, home=home
+    )
     assert done.returncode == 0, done.stderr
     return {}
 
@@ -85,8 +89,14 @@ def test_a_run_stays_on_this_machine(account, tiny_set, tmp_path, choose):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({"WANDB_API_KEY": "0" * 40}, ["does not accept this login", "wandb login --relogin", "WANDB_MODE=offline"]),
-        ({"WANDB_API_KEY": "0" * 40, "HTTPS_PROXY": "http://127.0.0.1:9"}, ["check the network", "WANDB_MODE=offline"]),
+        (
+            {"WANDB_API_KEY": "0" * 40},
+            ["does not accept this login", "wandb login --relogin", "WANDB_MODE=offline"],
+        ),
+        (
+            {"WANDB_API_KEY": "0" * 40, "HTTPS_PROXY": "http://127.0.0.1:9"},
+            ["check the network", "WANDB_MODE=offline"],
+        ),
         ({"WANDB_API_KEY": "short"}, ["40+ characters", "wandb login"]),
         ({"WANDB_MODE": "online"}, ["wandb login", "WANDB_API_KEY"]),
         ({"WANDB_RUN_ID": "a/b"}, ["WANDB_RUN_ID='a/b'"]),
@@ -134,7 +144,11 @@ class Machine:
 
 def rows(account: Account, run_id: str) -> list[dict]:
     run = next((run for run in account.runs("aerial-sweeps") if run["name"] == run_id), None)
-    found = account.store.all("SELECT row FROM history WHERE run_id = ? ORDER BY line", run["id"]) if run else []
+    found = (
+        account.store.all("SELECT row FROM history WHERE run_id = ? ORDER BY line", run["id"])
+        if run
+        else []
+    )
     return [json.loads(row["row"]) for row in found]
 
 
@@ -151,14 +165,23 @@ def check_one_training(account: Account, run_id: str, epochs: int) -> None:
     history = rows(account, run_id)
     assert [row["_step"] for row in history] == list(range(1, epochs + 1))
     losses = [row["val_loss"] for row in history]
-    assert [row["best_val_loss"] for row in history] == [min(losses[: i + 1]) for i in range(epochs)]
+    assert [row["best_val_loss"] for row in history] == [
+        min(losses[: i + 1]) for i in range(epochs)
+    ]
     run = next(run for run in account.runs("aerial-sweeps") if run["name"] == run_id)
     summary = json.loads(run["summary"])
-    assert summary["best_val_loss"] == min(losses) and summary["status"] == run["state"] == "finished"
-    metadata = account.store.value("SELECT metadata FROM artifacts WHERE run_id = ? ORDER BY id DESC", run["id"])
+    assert (
+        summary["best_val_loss"] == min(losses) and summary["status"] == run["state"] == "finished"
+    )
+    metadata = account.store.value(
+        "SELECT metadata FROM artifacts WHERE run_id = ? ORDER BY id DESC", run["id"]
+    )
     best = json.loads(metadata)
     row = history[best["epoch"] - 1]
-    assert best["val_loss"] == min(losses) == row["val_loss"] and best["val_accuracy"] == row["val_accuracy"]
+    assert (
+        best["val_loss"] == min(losses) == row["val_loss"]
+        and best["val_accuracy"] == row["val_accuracy"]
+    )
 
 
 @pytest.mark.parametrize("upload", ["5", "0"], ids=["with its checkpoint", "without"])
@@ -185,9 +208,7 @@ def test_a_killed_run_moves_and_moves_back(account, tiny_set, tmp_path):
     """Killed between two uploads, resumed elsewhere from the older checkpoint, then again where the newer one lies."""
     first = Machine(account, tmp_path / "first", tiny_set, AERIAL_UPLOAD_MINUTES="0.01")
     process = first.start("killed-moved", "--epochs=500")
-    uploaded = (
-        "SELECT COUNT(*) FROM files f JOIN runs r ON r.id = f.run_id WHERE r.name = 'killed-moved' AND f.name = 'checkpoint.zip'"
-    )
+    uploaded = "SELECT COUNT(*) FROM files f JOIN runs r ON r.id = f.run_id WHERE r.name = 'killed-moved' AND f.name = 'checkpoint.zip'"
     wait_for(lambda: account.store.value(uploaded), process)
     process.kill()
     process.communicate()
@@ -204,10 +225,20 @@ def test_a_run_is_not_resumed_on_other_data(account, tiny_set, tmp_path):
     from conftest import run_module
 
     run_module("segmentation.synthetic", tmp_path / "city", "--size", "64", "--seed", "9")
-    run_module("segmentation.prepare", tmp_path / "city", tmp_path / "other", "--patch-size", "32", "--grid", "crop")
+    run_module(
+        "segmentation.prepare",
+        tmp_path / "city",
+        tmp_path / "other",
+        "--patch-size",
+        "32",
+        "--grid",
+        "crop",
+    )
     Machine(account, tmp_path / "first", tiny_set).finish("own-data", "--epochs=1")
     before = next(run for run in account.runs("aerial-sweeps") if run["name"] == "own-data")
-    process = Machine(account, tmp_path / "second", tmp_path / "other").start("own-data", "--epochs=2")
+    process = Machine(account, tmp_path / "second", tmp_path / "other").start(
+        "own-data", "--epochs=2"
+    )
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1 and "Traceback" not in output
     assert "run own-data was trained on the data set" in output and "AERIAL_DATA" in output
@@ -220,7 +251,9 @@ def test_one_data_set_is_one_version_on_all_machines(account, tiny_set, tmp_path
 
     shutil.copytree(tiny_set, tmp_path / "copy")
     for number, data in enumerate((tiny_set, tmp_path / "copy")):
-        Machine(account, tmp_path / f"machine-{number}", data).finish(f"version-{number}", "--epochs=1")
+        Machine(account, tmp_path / f"machine-{number}", data).finish(
+            f"version-{number}", "--epochs=1"
+        )
     sql = (
         "SELECT COUNT(DISTINCT u.artifact_id) FROM uses u JOIN runs r ON r.id = u.run_id JOIN artifacts a ON a.id = u.artifact_id"
         " JOIN collections c ON c.id = a.collection_id WHERE c.name = 'prepared' AND r.name LIKE 'version-%'"

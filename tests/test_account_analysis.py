@@ -12,7 +12,10 @@ WRONG = "0" * 40
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({}, "does not give sweep loopback/aerial-sweeps/nosuch"),  # the account is reached, through the proxy
+        (
+            {},
+            "does not give sweep loopback/aerial-sweeps/nosuch",
+        ),  # the account is reached, through the proxy
         ({"WANDB_API_KEY": WRONG}, "wandb login"),
         ({"WANDB_API_KEY": "short"}, "wandb login"),
         ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "is not reachable"),

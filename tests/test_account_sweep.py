@@ -41,7 +41,9 @@ class Machine:
             shutil.copytree(data, self.folder / "data" / "prepared")
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess:
-        done = self.account.run(*command, home=self.home, cwd=self.folder, WANDB_ERROR_REPORTING="false")
+        done = self.account.run(
+            *command, home=self.home, cwd=self.folder, WANDB_ERROR_REPORTING="false"
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -49,13 +51,17 @@ class Machine:
         """Starts a command of W&B's client; its output goes to a file named after the command."""
         log = (self.folder / f"{command[1]}.log").open("w")
         environment = self.account.environment(self.home, WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1")
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
 
     def sweep(self, config: dict) -> tuple[str, str]:
         """Registers a sweep. Returns its path and the address of its page, both as printed."""
         (self.folder / "sweep.yaml").write_text(yaml.safe_dump(config))
         said = self.run("wandb", "sweep", "--project", "aerial-sweeps", "sweep.yaml").stderr
-        return re.search(r"wandb agent (\S+)", said)[1], re.search(r"https://\S+/sweeps/\w+", said)[0]
+        return re.search(r"wandb agent (\S+)", said)[1], re.search(r"https://\S+/sweeps/\w+", said)[
+            0
+        ]
 
 
 @pytest.fixture
@@ -92,7 +98,16 @@ def test_a_sweep_of_two_machines_is_reported_on_a_third(account, machines, tmp_p
     assert runs["finished"]["history_lines"] == 80 > runs["stopped"]["history_lines"]
 
     third = Machine(account, tmp_path / "third")
-    command = ["python", "-m", "analysis.report", address, "--out", "results", "--data", str(tiny_set)]
+    command = [
+        "python",
+        "-m",
+        "analysis.report",
+        address,
+        "--out",
+        "results",
+        "--data",
+        str(tiny_set),
+    ]
     done = third.run(*command)
     assert "not made" not in done.stderr, done.stderr
     choice = json.loads((third.folder / "results" / "best_run.json").read_text())
@@ -105,9 +120,15 @@ def test_a_sweep_of_two_machines_is_reported_on_a_third(account, machines, tmp_p
 
 def test_a_scheduler_queues_as_many_runs_as_there_are_agents(account, machines):
     config = yaml.safe_load((ROOT / "sweeps" / "tpe.yaml").read_text()) | {"run_cap": 4}
-    config["parameters"] |= {"epochs": {"value": 1}, "learning_rate": {"value": 0.002}, "batch_size": {"value": 32}}
+    config["parameters"] |= {
+        "epochs": {"value": 1},
+        "learning_rate": {"value": 0.002},
+        "batch_size": {"value": 32},
+    }
     path, _ = machines[0].sweep(config)
-    scheduler = machines[0].start("wandb", "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", path)
+    scheduler = machines[0].start(
+        "wandb", "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", path
+    )
     agents = [(machine, machine.start("wandb", "agent", path)) for machine in machines]
     finish((machines[0], scheduler), *agents)
     runs = runs_of(account, path)

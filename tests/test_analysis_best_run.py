@@ -27,13 +27,22 @@ def test_the_best_is_the_finished_run_of_lowest_objective():
     for order in itertools.islice(itertools.permutations(candidates), 0, None, 97):
         assert best_run.choose(sweep(*order))["best"]["id"] == "g"
     choice = best_run.choose(sweep(*candidates))
-    assert choice["counts"] == {"finished": 3, "stopped": 1, "diverged": 1, "failed": 1, "running": 1}
+    assert choice["counts"] == {
+        "finished": 3,
+        "stopped": 1,
+        "diverged": 1,
+        "failed": 1,
+        "running": 1,
+    }
     assert choice["best"][OBJECTIVE] == 0.25
     assert choice["best"]["best_epoch"] == 1
 
 
 def test_ties_are_broken_by_run_id():
-    assert best_run.choose(sweep(run("z", (0.2,)), run("b", (0.2,)), run("y", (0.2,))))["best"]["id"] == "b"
+    assert (
+        best_run.choose(sweep(run("z", (0.2,)), run("b", (0.2,)), run("y", (0.2,))))["best"]["id"]
+        == "b"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,8 +81,12 @@ def test_the_baseline_is_the_most_alike_and_never_the_luckiest():
 
 @pytest.mark.parametrize(("rival", "doubtful"), [(0.16, False), (0.12, True)])
 def test_a_lead_smaller_than_the_spread_of_repeats_is_warned_of(rival, doubtful):
-    repeats = [run(f"r{seed}", (value,), seed=seed) for seed, value in enumerate((0.30, 0.32, 0.35))]
-    choice = best_run.choose(sweep(run("best", (0.1,), batch_size=4), run("rival", (rival,), batch_size=5), *repeats))
+    repeats = [
+        run(f"r{seed}", (value,), seed=seed) for seed, value in enumerate((0.30, 0.32, 0.35))
+    ]
+    choice = best_run.choose(
+        sweep(run("best", (0.1,), batch_size=4), run("rival", (rival,), batch_size=5), *repeats)
+    )
     assert choice["noise"]["spread"] == pytest.approx(0.05)
     assert choice["noise"]["lead"] == pytest.approx(rival - 0.1)
     assert choice["noise"]["doubtful"] is doubtful
@@ -96,7 +109,9 @@ def test_repeats_of_the_winner_are_no_rivals():
     ],
 )
 def test_why_wandb_names_another_run(theirs, metric, word):
-    said = best_run.choose(sweep(run("a", (0.1,)), theirs, wandb_best="b", metric={"name": metric}))["wandb_best_run"]
+    said = best_run.choose(
+        sweep(run("a", (0.1,)), theirs, wandb_best="b", metric={"name": metric})
+    )["wandb_best_run"]
     assert not said["agrees"]
     assert word in said["why"]
     assert best_run.choose(sweep(run("a", (0.1,)), wandb_best="a"))["wandb_best_run"]["agrees"]
@@ -113,7 +128,10 @@ def test_no_run_to_choose_is_one_line_and_is_written_down(tmp_path):
     found = waist(sweep(run("a", (0.2,), status="stopped"), run("b", status="finished")), tmp_path)
     said = CliRunner().invoke(best_run.main, [found.sweep.path, "--out", str(tmp_path)])
     assert said.exit_code == 1
-    assert "Error: no run of 2 (1 finished, 1 stopped) is finished with a finite best_val_loss" in said.output
+    assert (
+        "Error: no run of 2 (1 finished, 1 stopped) is finished with a finite best_val_loss"
+        in said.output
+    )
     with pytest.raises(UserError, match="names no best run"):
         found.roles()
 
@@ -130,7 +148,11 @@ def test_the_address_of_a_page_is_a_path():
 
 def test_what_is_odd_about_a_run_is_told():
     nan = run(
-        "n", history=[{"epoch": 1, "val_loss": "NaN", OBJECTIVE: "Infinity"}, {"epoch": 2, "val_loss": 0.3, OBJECTIVE: 0.3}]
+        "n",
+        history=[
+            {"epoch": 1, "val_loss": "NaN", OBJECTIVE: "Infinity"},
+            {"epoch": 2, "val_loss": 0.3, OBJECTIVE: 0.3},
+        ],
     )
     foreign = run("f", history=[{"_step": 0, "train/accuracy": 0.5}])
     assert nan.objective == 0.3
@@ -149,7 +171,10 @@ def test_a_history_of_two_trainings_is_reported():
     unseen = [*one[:2], one[2] | {OBJECTIVE: 0.3}, one[3] | {OBJECTIVE: 0.3}]
     for name, history in (("rises", rises), ("unseen", unseen)):
         (line,) = run(name, history=history).oddities()
-        assert f"run run-{name} ({name}): from epoch 3 on, {OBJECTIVE}" in line and "two trainings" in line
+        assert (
+            f"run run-{name} ({name}): from epoch 3 on, {OBJECTIVE}" in line
+            and "two trainings" in line
+        )
 
 
 def test_the_worst_value_of_a_run_that_diverged_is_no_second_training():
@@ -162,14 +187,20 @@ def test_a_run_that_diverged_or_ran_out_of_memory_is_never_the_best():
     for status in ("diverged", "oom", "stopped", "interrupted", "preempted"):
         choice = best_run.choose(sweep(run("good", (0.4,)), run("failed", (0.1,), status)))
         assert choice["best"]["id"] == "good", status
-    worst = run("w", (0.5, 0.1), "diverged", history=[*rows((0.5, 0.1)), {"epoch": 3, OBJECTIVE: 1.67}])
+    worst = run(
+        "w", (0.5, 0.1), "diverged", history=[*rows((0.5, 0.1)), {"epoch": 3, OBJECTIVE: 1.67}]
+    )
     assert worst.objective == 1.67  # the value that was logged last, not the lowest
 
 
 @pytest.mark.parametrize(
     ("of_a", "of_b", "line"),
     [
-        ({"checksum": "a" * 64}, {"checksum": "b" * 64}, "2 data sets: aaaaaaaaaaaa (1 run), bbbbbbbbbbbb (1 run)"),
+        (
+            {"checksum": "a" * 64},
+            {"checksum": "b" * 64},
+            "2 data sets: aaaaaaaaaaaa (1 run), bbbbbbbbbbbb (1 run)",
+        ),
         (
             {"environment": {"precision": "float32", "device": "CPU"}},
             {"environment": {"precision": "mixed_float16", "device": "CPU"}},
@@ -198,13 +229,18 @@ DAMAGED = ["", "{", "[]", "5", "null", "{}", '{"path": "x"}']
 def test_a_damaged_choice_names_the_file_and_the_next_step(text, tmp_path):
     found = waist(sweep(run("a", (0.2,))), tmp_path)
     (found.folder / "best_run.json").write_text(text)
-    with pytest.raises(UserError, match=r"best_run\.json is damaged .* python -m analysis\.best_run"):
+    with pytest.raises(
+        UserError, match=r"best_run\.json is damaged .* python -m analysis\.best_run"
+    ):
         type(found).open(tmp_path)
 
 
 def test_a_folder_of_results_that_cannot_exist_is_one_line(tmp_path):
     found = waist(sweep(run("a", (0.2,))), tmp_path)
-    for folder, words in ((tmp_path / ("x" * 300), "cannot be read"), (tmp_path / "absent", "does not exist")):
+    for folder, words in (
+        (tmp_path / ("x" * 300), "cannot be read"),
+        (tmp_path / "absent", "does not exist"),
+    ):
         with pytest.raises(UserError, match=words):
             type(found).open(folder)
 
@@ -233,5 +269,8 @@ def test_a_damaged_note_of_what_was_published_names_the_file(text, tmp_path):
 
 
 def test_a_sweeps_null_and_the_word_linear_are_one_configuration():
-    named, null = (Run.from_json({"id": "r", "tags": [], "config": {"activation": value}}) for value in ("linear", None))
+    named, null = (
+        Run.from_json({"id": "r", "tags": [], "config": {"activation": value}})
+        for value in ("linear", None)
+    )
     assert named.setting() == null.setting()

@@ -26,9 +26,22 @@ def searched() -> tuple:
         end = 0.2 + abs(math.log10(rate) + 2.5) / 5 + batch / 1000
         status = ("finished", "finished", "stopped")[i % 3]
         losses = [end + 0.3 / epoch for epoch in range(1, 7 if status == "finished" else 3)]
-        made.append(run(f"r{i:02d}", losses, status, learning_rate=rate, batch_size=batch, start=1000 + 2.5 * i))
+        made.append(
+            run(
+                f"r{i:02d}",
+                losses,
+                status,
+                learning_rate=rate,
+                batch_size=batch,
+                start=1000 + 2.5 * i,
+            )
+        )
     made.append(
-        run("nan", history=[{"epoch": 1, "_timestamp": 1001, "val_loss": "NaN", "best_val_loss": 1.6}], status="diverged")
+        run(
+            "nan",
+            history=[{"epoch": 1, "_timestamp": 1001, "val_loss": "NaN", "best_val_loss": 1.6}],
+            status="diverged",
+        )
     )
     made.append(run("empty", status="finished"))
     return tuple(made)
@@ -36,12 +49,21 @@ def searched() -> tuple:
 
 def test_the_drawn_curves_are_the_histories(tmp_path):
     best, baseline = run("best", (0.5, 0.3, 0.4), learning_rate=0.01), run("base", (0.6, 0.5, 0.45))
-    section = curves.make(waist(sweep(best, baseline, run("s", (0.9,), "stopped")), tmp_path), stopped=True)
+    section = curves.make(
+        waist(sweep(best, baseline, run("s", (0.9,), "stopped")), tmp_path), stopped=True
+    )
     rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
-    drawn = [float(row["value"]) for row in rows if (row["run"], row["split"], row["quantity"]) == ("best", "val", "loss")]
+    drawn = [
+        float(row["value"])
+        for row in rows
+        if (row["run"], row["split"], row["quantity"]) == ("best", "val", "loss")
+    ]
     assert drawn == [0.5, 0.3, 0.4]
     assert {row["run"] for row in rows} == {"best", "baseline"}
-    assert [picture.file.name for picture in section.pictures] == ["curves_loss.png", "curves_mean_iou.png"]
+    assert [picture.file.name for picture in section.pictures] == [
+        "curves_loss.png",
+        "curves_mean_iou.png",
+    ]
 
 
 def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
@@ -49,7 +71,9 @@ def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
     for each in made:
         for section in (curves.make(each), search.make(each)):
             section.files()
-    files = [path.relative_to(made[0].folder) for path in made[0].folder.iterdir() if path.is_file()]
+    files = [
+        path.relative_to(made[0].folder) for path in made[0].folder.iterdir() if path.is_file()
+    ]
     assert len(files) >= 12
     for file in files:
         assert (made[0].folder / file).read_bytes() == (made[1].folder / file).read_bytes(), file
@@ -57,7 +81,11 @@ def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
 
 def test_progress_is_the_minimum_over_rows_in_time(searched):
     epochs, lowest = search.progress(sweep(*searched))
-    rows = sorted((row["_timestamp"], i, row["best_val_loss"]) for i, each in enumerate(searched) for row in each.history)
+    rows = sorted(
+        (row["_timestamp"], i, row["best_val_loss"])
+        for i, each in enumerate(searched)
+        for row in each.history
+    )
     assert len(epochs) == len(rows) == sum(len(each.history) for each in searched)
     for i in range(len(rows)):
         assert lowest[i] == min(value for *_, value in rows[: i + 1])
@@ -76,7 +104,9 @@ def test_hyperband_rungs_are_those_of_wandbs_search(rule, rungs):
     assert search.hyperband_rungs({"early_terminate": rule}, 27) == rungs
     if rule:
         witness = SweepRun(name="a", state=RunState.running, history=[{"loss": 1.0}])
-        hyperband_stop_runs([witness], {"metric": {"name": "loss", "goal": "minimize"}, "early_terminate": rule})
+        hyperband_stop_runs(
+            [witness], {"metric": {"name": "loss", "goal": "minimize"}, "early_terminate": rule}
+        )
         assert [band for band in witness.early_terminate_info["bands"] if band <= 27] == rungs
 
 
@@ -84,7 +114,13 @@ def test_every_figure_of_a_search_and_several_searches_on_the_same_axes(searched
     other = sweep(run("o", (0.9, 0.3)), method="random")
     section = search.make(waist(sweep(*searched), tmp_path), [other])
     names = {picture.file.stem for picture in section.pictures}
-    assert names == {"sweep_progress", "sweep_curves", "sweep_parallel", "sweep_parameters", "sweep_importance"}
+    assert names == {
+        "sweep_progress",
+        "sweep_curves",
+        "sweep_parallel",
+        "sweep_parameters",
+        "sweep_importance",
+    }
     section.files()
     labels = {row["sweep"] for row in csv.DictReader((tmp_path / "sweep_progress.csv").open())}
     assert labels == {"city search: bayes, 14 runs", "city search: random, 1 runs"}
@@ -110,7 +146,12 @@ def test_importance_finds_what_decides(searched):
 
 @pytest.mark.parametrize(
     "runs",
-    [(), (run("e", state="running"),), (run("f", history=[{"_step": 0, "x": 1}]),), (run("n", (math.nan, math.nan)),)],
+    [
+        (),
+        (run("e", state="running"),),
+        (run("f", history=[{"_step": 0, "x": 1}]),),
+        (run("n", (math.nan, math.nan)),),
+    ],
     ids=["none", "empty", "foreign", "nan"],
 )
 def test_a_sweep_with_nothing_to_draw_is_told_figure_by_figure(runs, tmp_path):
@@ -130,13 +171,26 @@ def test_the_gain_is_students_paired_interval(random):
 
 @pytest.mark.parametrize(
     ("best", "word"),
-    [((0.1, 0.11, 0.12), "The search bought 0.09"), ((0.2, 0.2, 0.21), "noise"), ((0.3, 0.31, 0.32), "The search lost 0.10")],
+    [
+        ((0.1, 0.11, 0.12), "The search bought 0.09"),
+        ((0.2, 0.2, 0.21), "noise"),
+        ((0.3, 0.31, 0.32), "The search lost 0.10"),
+    ],
 )
 def test_confirmation_in_a_sentence(best, word, tmp_path):
     winner = run("w", (0.1,), learning_rate=0.0071224341, seed=7)
-    pairs = [run(f"b{seed}", (value,), learning_rate=0.007122, seed=seed, epochs=9) for seed, value in enumerate(best)]
-    pairs += [run(f"p{seed}", (value,), seed=seed, epochs=9) for seed, value in enumerate((0.2, 0.21, 0.2))]
-    pairs += [run("alone", (0.2,), seed=5, epochs=9), run("sick", (0.2,), seed=6, epochs=9, status="diverged")]
+    pairs = [
+        run(f"b{seed}", (value,), learning_rate=0.007122, seed=seed, epochs=9)
+        for seed, value in enumerate(best)
+    ]
+    pairs += [
+        run(f"p{seed}", (value,), seed=seed, epochs=9)
+        for seed, value in enumerate((0.2, 0.21, 0.2))
+    ]
+    pairs += [
+        run("alone", (0.2,), seed=5, epochs=9),
+        run("sick", (0.2,), seed=6, epochs=9, status="diverged"),
+    ]
     section = confirm.make(waist(sweep(winner), tmp_path), sweep(*pairs))
     assert word in section.notes[0]
     assert "3 seeds" in section.notes[0]
@@ -152,7 +206,11 @@ def test_one_pair_confirms_nothing(tmp_path):
 
 def test_a_table_is_the_same_numbers_in_every_format(tmp_path):
     table = sections.Table(
-        tmp_path / "t", "50 % of a_b & c", ("a|b", "x"), [("é_1", 0.123456), ("n", math.nan)], ("csv", "md", "tex")
+        tmp_path / "t",
+        "50 % of a_b & c",
+        ("a|b", "x"),
+        [("é_1", 0.123456), ("n", math.nan)],
+        ("csv", "md", "tex"),
     )
     read = {path.suffix: path.read_text(encoding="utf-8") for path in table.write()}
     assert read[".csv"] == "a|b,x\né_1,0.123456\nn,\n"
@@ -168,7 +226,9 @@ FORMULA = '=HYPERLINK("http://example.org")'
 @pytest.mark.parametrize("text", [FORMULA, "+cmd|x", "-a", "@SUM(A1)", "\t=1"])
 def test_a_spreadsheet_reads_no_cell_as_a_formula(text, tmp_path):
     rows = [(text, -0.5, "-0.5", "-1e-05", None, f"a\r{text}")]
-    table = sections.Table(tmp_path / "t", "c", (text, "x", "n", "s", "u", "two lines"), rows, ("csv",))
+    table = sections.Table(
+        tmp_path / "t", "c", (text, "x", "n", "s", "u", "two lines"), rows, ("csv",)
+    )
     table.write()
     with (tmp_path / "t.csv").open(newline="") as file:
         header, cells = csv.reader(file)

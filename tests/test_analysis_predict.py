@@ -20,7 +20,11 @@ SIZE = 16
 
 def by_color(patches: np.ndarray) -> np.ndarray:
     """A model that looks at a single pixel: the softmax of its first six sums of channels."""
-    values = patches.astype(np.float32) @ np.linspace(-1, 1, 3 * NUM_CLASSES, dtype=np.float32).reshape(3, NUM_CLASSES) / 64
+    values = (
+        patches.astype(np.float32)
+        @ np.linspace(-1, 1, 3 * NUM_CLASSES, dtype=np.float32).reshape(3, NUM_CLASSES)
+        / 64
+    )
     exponents = np.exp(values - values.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
 
@@ -37,25 +41,37 @@ def test_any_size_gets_what_a_model_of_single_pixels_says(height, width, seed):
 def test_where_one_patch_covers_the_answer_is_that_patchs(random):
     image = random.integers(0, 256, (40, 56, 3), dtype=np.uint8)
     noise = random.dirichlet(np.ones(NUM_CLASSES), (SIZE, SIZE)).astype(np.float32)
-    whole = np.concatenate(list(blending.blend(image, SIZE, lambda patches: np.tile(noise, (len(patches), 1, 1, 1)))))
+    whole = np.concatenate(
+        list(blending.blend(image, SIZE, lambda patches: np.tile(noise, (len(patches), 1, 1, 1))))
+    )
     half = SIZE // 2
     np.testing.assert_allclose(whole[:half, :half], noise[:half, :half], atol=1e-6)
     np.testing.assert_allclose(whole[-half:, -half:], noise[-half:, -half:], atol=1e-6)
-    alone = np.concatenate(list(blending.blend(image[:SIZE, :SIZE], SIZE, lambda patches: noise[None])))
+    alone = np.concatenate(
+        list(blending.blend(image[:SIZE, :SIZE], SIZE, lambda patches: noise[None]))
+    )
     np.testing.assert_allclose(alone, noise, atol=1e-6)
 
 
 def test_a_constant_image_has_no_seams():
     size = 64
-    ramp = np.add.outer(np.arange(size), np.arange(size)).astype(np.float32) / (2 * size)  # answers differ most between borders
+    ramp = np.add.outer(np.arange(size), np.arange(size)).astype(np.float32) / (
+        2 * size
+    )  # answers differ most between borders
 
     def by_border(patches: np.ndarray) -> np.ndarray:
         return np.stack([np.stack([ramp, 1 - ramp], axis=-1)] * len(patches))
 
-    blended = np.concatenate(list(blending.blend(np.full((200, 260, 3), 120, np.uint8), size, by_border)))[..., 0]
-    inside = blended[size:-size, size:-size]  # away from the image's own border, which no second patch sees
+    blended = np.concatenate(
+        list(blending.blend(np.full((200, 260, 3), 120, np.uint8), size, by_border))
+    )[..., 0]
+    inside = blended[
+        size:-size, size:-size
+    ]  # away from the image's own border, which no second patch sees
     steps = max(np.abs(np.diff(inside, axis=axis)).max() for axis in (0, 1))
-    seams = np.abs(np.diff(np.tile(ramp, (2, 2)), axis=0)).max()  # of the same patches laid side by side
+    seams = np.abs(
+        np.diff(np.tile(ramp, (2, 2)), axis=0)
+    ).max()  # of the same patches laid side by side
     assert steps < 2 / size < 0.45 < seams
 
 
@@ -81,7 +97,9 @@ def test_masks_overlay_and_areas_of_any_size(shape, scale, tmp_path, random):
     mask = encode(predict.read(tmp_path / "x_mask.png"))
     assert mask.shape == predict.read(tmp_path / "x_overlay.png").shape[:2] == shape
     counted = dict(zip(*np.unique(mask, return_counts=True), strict=True))
-    assert [row[2] for row in section.tables[0].rows] == [counted.get(i, 0) for i in range(NUM_CLASSES)]
+    assert [row[2] for row in section.tables[0].rows] == [
+        counted.get(i, 0) for i in range(NUM_CLASSES)
+    ]
     assert sum(row[3] for row in section.tables[0].rows) == pytest.approx(1)
 
 
@@ -91,7 +109,13 @@ def test_an_image_is_read_as_rgb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(None, "No such file"), (b"", "empty"), (b"\x89PNG\r\n\x1a\nhalf", "truncated"), (b"x", "not an image")]
+    ("content", "word"),
+    [
+        (None, "No such file"),
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\nhalf", "truncated"),
+        (b"x", "not an image"),
+    ],
 )
 def test_what_is_no_image_is_one_line(content, word, tmp_path):
     if content is not None:
@@ -108,7 +132,9 @@ def test_weights_that_are_not_there_are_told(weights, tmp_path):
     assert said.output.count("\n") == 1
 
 
-def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predicted(tmp_path, monkeypatch, random):
+def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predicted(
+    tmp_path, monkeypatch, random
+):
     content = images.jpeg(random.integers(0, 256, (64, 48, 3), dtype=np.uint8))
     half = len(content) // 2
     files = {
@@ -125,7 +151,9 @@ def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predi
     monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
-    said = CliRunner().invoke(predict.main, [*names, "--weights", "x", "--out", str(tmp_path / "out")])
+    said = CliRunner().invoke(
+        predict.main, [*names, "--weights", "x", "--out", str(tmp_path / "out")]
+    )
     assert said.exit_code == 1 and "5 of 6 images could not be predicted" in said.stderr
     assert [line.split(":")[0] for line in said.stderr.splitlines()[:-1]] == names[:-1]
     mask = cv2.imread(str(tmp_path / "out" / "turned_mask.png"))
@@ -133,16 +161,22 @@ def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predi
 
 
 def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch, random):
-    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes())
+    (tmp_path / "a.png").write_bytes(
+        cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
+    )
     monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
     monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
         said = CliRunner().invoke(predict.main, [*command, str(out)])
-        assert said.exit_code == 1 and said.output.startswith(f"Error: cannot write {out}"), said.output
+        assert said.exit_code == 1 and said.output.startswith(f"Error: cannot write {out}"), (
+            said.output
+        )
     with images.largest_file(60):
         said = CliRunner().invoke(predict.main, [*command, str(tmp_path / "full")])
-    assert said.exit_code == 1 and f"cannot write {tmp_path / 'full'}: File too large" in said.output
+    assert (
+        said.exit_code == 1 and f"cannot write {tmp_path / 'full'}: File too large" in said.output
+    )
     assert not list((tmp_path / "full").iterdir())
 
 
@@ -156,7 +190,11 @@ def brute_force(masks, guesses, which):
     """The panel's rule, patch by patch and pixel by pixel."""
     scored = []
     for i, (mask, guess) in enumerate(zip(masks, guesses, strict=True)):
-        pixels = [(t, p) for t, p in zip(mask.ravel().tolist(), guess.ravel().tolist(), strict=True) if t != IGNORE]
+        pixels = [
+            (t, p)
+            for t, p in zip(mask.ravel().tolist(), guess.ravel().tolist(), strict=True)
+            if t != IGNORE
+        ]
         if not pixels:
             continue
         shares = [sum(t == c for t, _ in pixels) / len(pixels) for c in range(NUM_CLASSES)]
@@ -164,18 +202,31 @@ def brute_force(masks, guesses, which):
             scored.append((sum(t == p for t, p in pixels) / len(pixels), i))
     scored.sort()
     middle = max(0, (len(scored) - 10) // 2)
-    return [i for _, i in {"best": scored[-10:], "worst": scored[:10], "median": scored[middle : middle + 10]}[which]]
+    return [
+        i
+        for _, i in {
+            "best": scored[-10:],
+            "worst": scored[:10],
+            "median": scored[middle : middle + 10],
+        }[which]
+    ]
 
 
 @pytest.mark.parametrize("which", ["best", "worst", "median"])
 @pytest.mark.parametrize("count", [0, 3, 60])
 def test_panels_are_chosen_as_by_brute_force(which, count, random):
     masks = random.integers(0, NUM_CLASSES, (count, 6, 6)).astype(np.uint8)
-    masks[::3] = np.where(random.random((len(masks[::3]), 6, 6)) < 0.6, 1, masks[::3])  # some are trivial
+    masks[::3] = np.where(
+        random.random((len(masks[::3]), 6, 6)) < 0.6, 1, masks[::3]
+    )  # some are trivial
     masks[random.random(masks.shape) < 0.05] = IGNORE
     masks[5:6] = IGNORE  # one without a single label
-    guesses = np.where(random.random(masks.shape) < random.random((count, 1, 1)), masks % 255, 0).astype(np.uint8)
-    confusions = np.array([metrics.confusion_matrix(*pair) for pair in zip(masks, guesses, strict=True)]).reshape(-1, 6, 6)
+    guesses = np.where(
+        random.random(masks.shape) < random.random((count, 1, 1)), masks % 255, 0
+    ).astype(np.uint8)
+    confusions = np.array(
+        [metrics.confusion_matrix(*pair) for pair in zip(masks, guesses, strict=True)]
+    ).reshape(-1, 6, 6)
     chosen = panel.select(confusions, which)
     assert chosen.tolist() == brute_force(masks, guesses, which)
     assert len(chosen) == min(10, len(chosen))
@@ -184,6 +235,10 @@ def test_panels_are_chosen_as_by_brute_force(which, count, random):
 def test_random_panels_repeat_by_seed(random):
     confusions = random.integers(1, 9, (40, 6, 6))
     first = panel.select(confusions, "random", 1)
-    assert first.tolist() == sorted(set(first.tolist())) == panel.select(confusions, "random", 1).tolist()
+    assert (
+        first.tolist()
+        == sorted(set(first.tolist()))
+        == panel.select(confusions, "random", 1).tolist()
+    )
     assert len(first) == 10
     assert first.tolist() != panel.select(confusions, "random", 2).tolist()

@@ -21,7 +21,9 @@ from segmentation import metrics
 from segmentation.labels import CLASSES, IGNORE
 from segmentation.prepared import PreparedSet
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 AWAY = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40}  # nobody listens there
 
 
@@ -44,9 +46,17 @@ def results(folder: Path, tiny_set: Path) -> Path:
     runs = [
         run("best", (0.5, 0.3, 0.2), learning_rate=0.01, keep_epoch=2, checksum=checksum),
         run("other", (0.6, 0.4), "stopped", learning_rate=0.02, checksum=checksum),
-        run("nan", history=[{"epoch": 1, "val_loss": "NaN", "best_val_loss": 1.6}], status="diverged", checksum=checksum),
+        run(
+            "nan",
+            history=[{"epoch": 1, "val_loss": "NaN", "best_val_loss": 1.6}],
+            status="diverged",
+            checksum=checksum,
+        ),
     ]
-    keep(sweep(*runs, others=(run("base", (0.6, 0.5), checksum=checksum),), wandb_best="best"), folder)
+    keep(
+        sweep(*runs, others=(run("base", (0.6, 0.5), checksum=checksum),), wandb_best="best"),
+        folder,
+    )
     for seed, name in enumerate(("best", "base")):
         tiny_model(folder / "cache" / "models" / name, seed)
     return folder
@@ -57,7 +67,17 @@ def make_report(folder: Path, tiny_set: Path, *more: str, path: str = SWEEP):
         for name, value in AWAY.items():
             patch.setenv(name, value)
         said = CliRunner().invoke(
-            report.main, [path, "--out", str(folder), "--data", str(tiny_set), "--runs", str(folder / "no"), *more]
+            report.main,
+            [
+                path,
+                "--out",
+                str(folder),
+                "--data",
+                str(tiny_set),
+                "--runs",
+                str(folder / "no"),
+                *more,
+            ],
         )
     assert said.exit_code == 0, said.output
     return said.output, (folder / "report.html").read_text(encoding="utf-8")
@@ -75,7 +95,10 @@ def made(tmp_path_factory, tiny_set) -> tuple[Path, str]:
 
 def sums(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
@@ -87,9 +110,19 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
     allowed = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
     assert allowed.pop("default-src") == "'none'" and "script-src" not in allowed
     assert not re.search(r"https?:|\*|unsafe-eval", policy)
-    for name in ("panel_best", "panel_random", "curves_loss", "precision_recall", "sweep_progress", "sweep_parallel"):
+    for name in (
+        "panel_best",
+        "panel_random",
+        "curves_loss",
+        "precision_recall",
+        "sweep_progress",
+        "sweep_parallel",
+    ):
         assert (folder / f"{name}.png").is_file()
-    shown = {which: list(csv.DictReader((folder / f"panel_{which}.csv").open())) for which in ("best", "random")}
+    shown = {
+        which: list(csv.DictReader((folder / f"panel_{which}.csv").open()))
+        for which in ("best", "random")
+    }
     singles = [path.stem for path in sorted((folder / "panel_best").glob("*.png"))]
     assert singles == [f"{int(row['number']):02d}" for row in shown["best"]]
     assert len(shown["random"]) == 10
@@ -118,29 +151,50 @@ def test_scores_are_scikit_learns_on_the_same_pixels(made, tiny_set):
 
     folder, _ = made
     prepared = PreparedSet.open(tiny_set)
-    scores = {(row["run"], row["split"]): row for row in csv.DictReader((folder / "scores.csv").open())}
+    scores = {
+        (row["run"], row["split"]): row for row in csv.DictReader((folder / "scores.csv").open())
+    }
     per_class = {
-        (row["run"], row["split"], row["class"]): row for row in csv.DictReader((folder / "scores_per_class.csv").open())
+        (row["run"], row["split"], row["class"]): row
+        for row in csv.DictReader((folder / "scores_per_class.csv").open())
     }
     for role, name in (("best", "best"), ("baseline", "base")):
         model = keras.saving.load_model(folder / "cache" / "models" / name / "best.keras")
         for split in ("train", "val", "test"):
             places = prepared.indices(split)
-            masks, probabilities = prepared.masks[places], model.predict(prepared.images[places], verbose=0)
+            masks, probabilities = (
+                prepared.masks[places],
+                model.predict(prepared.images[places], verbose=0),
+            )
             labelled = masks != IGNORE
             truth, guess = masks[labelled], probabilities.argmax(-1)[labelled]
             present, row = np.unique(truth), scores[role, split]
             options = {"labels": present, "average": "macro", "zero_division": 0}
-            assert float(row["pixel accuracy"]) == pytest.approx(witness.accuracy_score(truth, guess))
-            assert float(row["macro precision"]) == pytest.approx(witness.precision_score(truth, guess, **options))
-            assert float(row["macro recall"]) == pytest.approx(witness.recall_score(truth, guess, **options))
-            assert float(row["macro F1"]) == pytest.approx(witness.f1_score(truth, guess, **options))
-            assert float(row["mean IoU"]) == pytest.approx(witness.jaccard_score(truth, guess, **options))
+            assert float(row["pixel accuracy"]) == pytest.approx(
+                witness.accuracy_score(truth, guess)
+            )
+            assert float(row["macro precision"]) == pytest.approx(
+                witness.precision_score(truth, guess, **options)
+            )
+            assert float(row["macro recall"]) == pytest.approx(
+                witness.recall_score(truth, guess, **options)
+            )
+            assert float(row["macro F1"]) == pytest.approx(
+                witness.f1_score(truth, guess, **options)
+            )
+            assert float(row["mean IoU"]) == pytest.approx(
+                witness.jaccard_score(truth, guess, **options)
+            )
             one_hot = truth[:, None] == np.arange(6)
-            for quantity, metric in (("Keras precision", keras.metrics.Precision()), ("Keras recall", keras.metrics.Recall())):
+            for quantity, metric in (
+                ("Keras precision", keras.metrics.Precision()),
+                ("Keras recall", keras.metrics.Recall()),
+            ):
                 metric.update_state(one_hot, probabilities[labelled])
                 assert float(row[quantity]) == pytest.approx(float(metric.result()), abs=1e-6)
-            ious = witness.jaccard_score(truth, guess, labels=range(6), average=None, zero_division=0)
+            ious = witness.jaccard_score(
+                truth, guess, labels=range(6), average=None, zero_division=0
+            )
             for iou, label in zip(ious, CLASSES, strict=True):
                 cell = per_class[role, split, label]["IoU"]
                 assert float(cell or 0) == pytest.approx(iou)
@@ -149,9 +203,15 @@ def test_scores_are_scikit_learns_on_the_same_pixels(made, tiny_set):
 def test_curves_and_areas_are_scikit_learns(made, tiny_set):
     folder, _ = made
     waist = Waist.open(folder)
-    found = predictions.evaluate(waist, waist.roles()["best"], "best", "val", tiny_set, folder / "no")
+    found = predictions.evaluate(
+        waist, waist.roles()["best"], "best", "val", tiny_set, folder / "no"
+    )
     assert len(found.truth) == found.confusion.sum()  # a small set is not sampled
-    areas = {row["class"]: float(row["best"]) for row in csv.DictReader((folder / "precision_recall.csv").open()) if row["best"]}
+    areas = {
+        row["class"]: float(row["best"])
+        for row in csv.DictReader((folder / "precision_recall.csv").open())
+        if row["best"]
+    }
     curves = metrics.precision_recall_curves(found.truth, found.probabilities)
     assert areas.keys() == curves.keys()
     one_hot = found.truth[:, None] == np.arange(6)
@@ -170,39 +230,61 @@ def test_curves_after_an_epoch_come_from_the_weights_kept_then(made, tiny_set, t
     section = precision_recall.make(Waist.open(folder), tiny_set, folder / "no", epoch=2)
     assert section.pictures[0].file.name == "precision_recall_epoch_2.png"
     assert "after 2 epochs" in section.pictures[0].caption
-    command = [precision_recall.main, ["--out", str(folder), "--data", str(tiny_set), "--epoch", "7"]]
+    command = [
+        precision_recall.main,
+        ["--out", str(folder), "--data", str(tiny_set), "--epoch", "7"],
+    ]
     said = CliRunner().invoke(*command)
     assert said.exit_code == 1
-    assert "kept the weights of epochs 3 (its best) and 2, not of 7; train with --keep-epoch 7" in said.output
+    assert (
+        "kept the weights of epochs 3 (its best) and 2, not of 7; train with --keep-epoch 7"
+        in said.output
+    )
 
 
-def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothing(made, tiny_set, tmp_path):
+def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothing(
+    made, tiny_set, tmp_path
+):
     shutil.copytree(made[0] / "cache", tmp_path / "cache")
     prepared = PreparedSet.open(tiny_set)
     size = len(prepared.indices("val"))
     common = {"checksum": prepared.manifest["checksum"]}
-    best, other = run("best", (0.4,), val_batch_size=1, **common), run("other", (0.5,), val_batch_size=size, **common)
+    best, other = (
+        run("best", (0.4,), val_batch_size=1, **common),
+        run("other", (0.5,), val_batch_size=size, **common),
+    )
     keep(sweep(best, other, wandb_best="best"), tmp_path)
     _, page = make_report(tmp_path, tiny_set)
-    found = re.search(rf"in batches of 1, (\S+); in batches of {size}, (\S+); difference (\S+)\.<", page)
+    found = re.search(
+        rf"in batches of 1, (\S+); in batches of {size}, (\S+); difference (\S+)\.<", page
+    )
     one, whole, difference = map(float, found.groups())
     assert one == pytest.approx(whole, abs=2e-6) and 0.1 < one < 2 and difference < 1e-5
 
 
-def test_runs_without_a_validation_batch_beside_one_size_of_it_are_no_search_of_it(made, tiny_set, tmp_path):
+def test_runs_without_a_validation_batch_beside_one_size_of_it_are_no_search_of_it(
+    made, tiny_set, tmp_path
+):
     shutil.copytree(made[0] / "cache", tmp_path / "cache")
     checksum = PreparedSet.open(tiny_set).manifest["checksum"]
-    found = sweep(run("best", (0.4,), checksum=checksum), run("other", (0.5,), checksum=checksum, val_batch_size=None))
+    found = sweep(
+        run("best", (0.4,), checksum=checksum),
+        run("other", (0.5,), checksum=checksum, val_batch_size=None),
+    )
     assert precision_recall.make(waist(found, tmp_path), tiny_set, tmp_path / "no").notes == []
 
 
-def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(made, tiny_set, tmp_path):
+def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
+    made, tiny_set, tmp_path
+):
     folder = shutil.copytree(made[0], tmp_path / "copy")
     shutil.rmtree(folder / "cache" / "predictions")
     weights = folder / "cache" / "models" / "best" / "best.keras"
     weights.write_bytes(weights.read_bytes()[:-99])
     said, page = make_report(folder, tiny_set)
-    assert said.count("is not a whole .keras file") == 4  # the panels; the table still has the baseline
+    assert (
+        said.count("is not a whole .keras file") == 4
+    )  # the panels; the table still has the baseline
     assert page.count("<figure>") == 2 + 1 + 4
     shutil.copy(folder / "cache" / "models" / "base" / "best.keras", weights)
     other = shutil.copytree(tiny_set, tmp_path / "other")
@@ -210,32 +292,43 @@ def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(made,
     checksum = PreparedSet.open(other).manifest["checksum"]
     (other / "manifest.json").write_text(manifest.replace(checksum, "0" * 64))
     said, page = make_report(folder, other)
-    assert f"{other} holds the set {'0' * 12}, run run-best (best) was trained on {checksum[:12]}" in said
+    assert (
+        f"{other} holds the set {'0' * 12}, run run-best (best) was trained on {checksum[:12]}"
+        in said
+    )
     assert page.count("<figure>") == 2 + 4
 
 
 @pytest.mark.parametrize(
     "runs",
-    [(), (run("a", (0.5, 0.4), "stopped"), run("b", state="running")), (run("f", history=[{"_step": 0, "acc": 1.0}]),)],
+    [
+        (),
+        (run("a", (0.5, 0.4), "stopped"), run("b", state="running")),
+        (run("f", history=[{"_step": 0, "acc": 1.0}]),),
+    ],
     ids=["no run", "none finished", "another project's"],
 )
 def test_a_sweep_without_a_best_run_still_has_its_page(runs, tmp_path, tiny_set):
     found = sweep(*runs)
-    found = type(found)(**{spec: getattr(found, spec) for spec in asdict(found)} | {"config": {"method": "grid"}})
+    found = type(found)(
+        **{spec: getattr(found, spec) for spec in asdict(found)} | {"config": {"method": "grid"}}
+    )
     said, page = make_report(keep(found, tmp_path / "r"), tiny_set)
     assert "names no best run: no run of" in said
     assert page.count("<h2>") == 9
     assert "Traceback" not in said
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"
+)
 def test_a_browser_loads_every_figure_without_a_complaint(made, tmp_path):
     _, page = made
-    probe = (
-        "onload = () => { document.body.dataset.widths = [...document.images].map(i => i.complete && i.naturalWidth).join(' ') }"
-    )
+    probe = "onload = () => { document.body.dataset.widths = [...document.images].map(i => i.complete && i.naturalWidth).join(' ') }"
     probed = page.replace("</body>", f"<script>{probe}</script></body>")
-    probed = probed.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")  # for the probe alone
+    probed = probed.replace(
+        "default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"
+    )  # for the probe alone
     (tmp_path / "page.html").write_text(probed, encoding="utf-8")
     options = [
         "--headless=new",
@@ -244,7 +337,12 @@ def test_a_browser_loads_every_figure_without_a_complaint(made, tmp_path):
         "--enable-logging=stderr",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    options += ["--no-first-run", "--disable-dev-shm-usage", "--virtual-time-budget=10000", "--dump-dom"]
+    options += [
+        "--no-first-run",
+        "--disable-dev-shm-usage",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+    ]
     command = [CHROMIUM, *options, (tmp_path / "page.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, done.stderr

@@ -97,13 +97,17 @@ def swept(served, tmp_path_factory):  # noqa: F811
     cwd = tmp_path_factory.mktemp("sweep")
     path = served.sweep(GRID, cwd)
     served.python(TRAIN, cwd, path, *CASES)
-    said = served.run([sys.executable, "-m", "analysis.best_run", path, "--out", str(cwd / "results")], ROOT)
+    said = served.run(
+        [sys.executable, "-m", "analysis.best_run", path, "--out", str(cwd / "results")], ROOT
+    )
     served.python(DELETE, cwd, path)
     return path, cwd / "results", said.stdout
 
 
 def cached(folder: Path, path: str) -> dict:
-    record = json.loads((folder / "cache" / "sweeps" / f"{path.replace('/', '.')}.json").read_text())
+    record = json.loads(
+        (folder / "cache" / "sweeps" / f"{path.replace('/', '.')}.json").read_text()
+    )
     return {run["config"]["case"]: run for run in record["runs"]}
 
 
@@ -113,7 +117,11 @@ def test_histories_summaries_and_configurations_arrive_whole(swept):
     assert set(runs) == set(CASES)
     assert [row["val_loss"] for row in runs["good"]["history"]] == [0.5, 0.3]
     assert [row["_step"] for row in runs["diverged"]["history"]] == [1, 2, 3]
-    assert [str(row["val_loss"]).lower() for row in runs["nan"]["history"]] == ["0.6", "nan", "0.35"]
+    assert [str(row["val_loss"]).lower() for row in runs["nan"]["history"]] == [
+        "0.6",
+        "nan",
+        "0.35",
+    ]
     assert not runs["empty"]["history"]
     assert runs["good"]["config"]["data"]["checksum"] == "c"
     assert (folder / "cache" / ".gitignore").read_text() == "*\n"
@@ -126,8 +134,12 @@ def test_histories_summaries_and_configurations_arrive_whole(swept):
 def test_weights_come_whole_or_with_a_line(served, swept):  # noqa: F811
     path, folder, _ = swept
     ids = {case: run["id"] for case, run in cached(folder, path).items()}
-    empty = {"WANDB_CACHE_DIR": str(folder / "empty-cache")}  # as on another machine: the client has not seen the files
-    said = served.python(WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), **empty).stdout.splitlines()
+    empty = {
+        "WANDB_CACHE_DIR": str(folder / "empty-cache")
+    }  # as on another machine: the client has not seen the files
+    said = served.python(
+        WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), **empty
+    ).stdout.splitlines()
     told = {tuple(line.split()[:2]): line for line in said}
     assert len(told) == len(said) == 5
     assert int(told["better", "best"].split()[-1]) > 1000
@@ -143,13 +155,20 @@ def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, t
     before = (folder / "best_run.json").read_bytes()
     away = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
     for refresh in ([], ["--refresh"]):
-        said = served.run([sys.executable, "-m", "analysis.best_run", path, "--out", str(folder), *refresh], ROOT, **away).stdout
+        said = served.run(
+            [sys.executable, "-m", "analysis.best_run", path, "--out", str(folder), *refresh],
+            ROOT,
+            **away,
+        ).stdout
         assert ("is not reachable" in said) == bool(refresh)
         assert (folder / "best_run.json").read_bytes() == before
     nothing = [sys.executable, "-m", "analysis.best_run", path, "--out", str(tmp_path)]
     done = served.run(nothing, ROOT, check=False, **away)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: W&B at http://127.0.0.1:9 is not reachable") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("Error: W&B at http://127.0.0.1:9 is not reachable")
+        and done.stderr.count("\n") == 1
+    )
     done = served.run([*nothing[:3], "loopback/read/nosuch", *nothing[4:]], ROOT, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: W&B does not give sweep loopback/read/nosuch")
@@ -179,7 +198,17 @@ def test_every_address_that_the_client_prints_names_a_sweep(path):
     assert runs.split_path(path) == ("acme", "aerial", "ab12")
 
 
-@pytest.mark.parametrize("path", ["", "aerial", "a/b", "a/b/c/d", "https://wandb.ai/acme/aerial", "https://wandb.ai/sweeps/ab12"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "aerial",
+        "a/b",
+        "a/b/c/d",
+        "https://wandb.ai/acme/aerial",
+        "https://wandb.ai/sweeps/ab12",
+    ],
+)
 def test_other_paths_are_refused(path):
     with pytest.raises(UserError, match="entity/project/sweep_id"):
         runs.split_path(path)

@@ -57,7 +57,9 @@ DAMAGE = {
     "a flipped bit": lambda folder: flip(folder / FILES["last"]),
     "a newer format": lambda folder: (folder / "state.json").write_text('{"format": 99}'),
     "a path as a name": lambda folder: (folder / "state.json").write_text(
-        json.dumps({"identity": {}, "rows": [], "files": {"last": "../../x", "best": FILES["best"]}})
+        json.dumps(
+            {"identity": {}, "rows": [], "files": {"last": "../../x", "best": FILES["best"]}}
+        )
     ),
 }
 
@@ -74,10 +76,14 @@ def test_a_damaged_checkpoint_is_one_line_with_a_way_out(tmp_path, damage):
 
 def test_only_one_process_trains_in_a_folder(tmp_path):
     folder = write(tmp_path / "run")
-    script = "import sys; from pathlib import Path; from segmentation.checkpoint import Checkpoint\n"
+    script = (
+        "import sys; from pathlib import Path; from segmentation.checkpoint import Checkpoint\n"
+    )
     script += "with Checkpoint(Path(sys.argv[1])): pass"
     with Checkpoint(folder):
-        done = subprocess.run([sys.executable, "-c", script, folder], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script, folder], cwd=ROOT, capture_output=True, text=True
+        )
         assert "another process is training in" in done.stderr
     assert subprocess.run([sys.executable, "-c", script, folder], cwd=ROOT).returncode == 0
 
@@ -97,7 +103,9 @@ def test_a_folder_in_which_nothing_was_trained_is_removed(tmp_path):
 
 
 def test_a_new_hyperparameter_with_its_default_does_not_invalidate_a_checkpoint(tmp_path):
-    older = {name: value for name, value in IDENTITY.items() if name not in ("keep_epoch", "augment")}
+    older = {
+        name: value for name, value in IDENTITY.items() if name not in ("keep_epoch", "augment")
+    }
     older["precision"] = "auto"  # what the first format wrote
     folder = write(tmp_path / "run", identity=older)
     Checkpoint(folder).identify(IDENTITY)
@@ -119,7 +127,10 @@ def test_a_packed_checkpoint_writes_no_other_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../outside.keras", "x")
         archive.writestr("state.json", "{}")
-    with Checkpoint(tmp_path / "runs" / "run") as checkpoint, pytest.raises(UserError, match="cannot be used"):
+    with (
+        Checkpoint(tmp_path / "runs" / "run") as checkpoint,
+        pytest.raises(UserError, match="cannot be used"),
+    ):
         checkpoint.unpack(tmp_path / "evil.zip")
     assert not (tmp_path / "runs" / "outside.keras").exists()
 

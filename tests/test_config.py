@@ -34,17 +34,31 @@ def test_nothing_typed_means_nothing_given():
     assert parsed() == repr(Config())
 
 
-@any_of(st.integers(1, 1024), st.floats(1e-7, 1.0), st.sampled_from(["relu", "tanh", "swish", "linear"]))
+@any_of(
+    st.integers(1, 1024), st.floats(1e-7, 1.0), st.sampled_from(["relu", "tanh", "swish", "linear"])
+)
 def test_options_carry_values_exactly_in_both_spellings(batch_size, learning_rate, activation):
-    expected = repr(Config(batch_size=batch_size, learning_rate=learning_rate, activation=activation))
+    expected = repr(
+        Config(batch_size=batch_size, learning_rate=learning_rate, activation=activation)
+    )
     common = [f"--activation={activation}"]
-    assert parsed(f"--batch_size={batch_size}", f"--learning_rate={learning_rate!r}", *common) == expected
-    assert parsed("--batch-size", str(batch_size), "--learning-rate", repr(learning_rate), *common) == expected
+    assert (
+        parsed(f"--batch_size={batch_size}", f"--learning_rate={learning_rate!r}", *common)
+        == expected
+    )
+    assert (
+        parsed("--batch-size", str(batch_size), "--learning-rate", repr(learning_rate), *common)
+        == expected
+    )
 
 
 @pytest.mark.parametrize("word", ["None", "null", "linear"])
 def test_no_activation_is_the_linear_one(word):
-    assert parsed(f"--activation={word}") == repr(Config(activation=None)) == repr(Config(activation="linear"))
+    assert (
+        parsed(f"--activation={word}")
+        == repr(Config(activation=None))
+        == repr(Config(activation="linear"))
+    )
 
 
 def test_help_names_every_field_default_and_bound():

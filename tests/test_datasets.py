@@ -65,7 +65,9 @@ def test_augmentation_does_not_depend_on_threads(prepared, kind):
     for (images, masks), (other_images, other_masks) in zip(alone, together, strict=True):
         np.testing.assert_array_equal(images, other_images)
         np.testing.assert_array_equal(masks, other_masks)
-    assert as_set(np.concatenate([images for images, _ in alone])) != as_set(prepared.images[prepared.indices("train")])
+    assert as_set(np.concatenate([images for images, _ in alone])) != as_set(
+        prepared.images[prepared.indices("train")]
+    )
 
 
 def test_image_and_mask_turn_together(random):
@@ -75,7 +77,9 @@ def test_image_and_mask_turn_together(random):
     turned = [augmenter("flip")(image, mask, seed) for seed in range(40)]
     for changed_image, changed_mask in turned:
         np.testing.assert_array_equal(changed_image[..., 0], changed_mask)
-    assert len({changed_mask.tobytes() for _, changed_mask in turned}) == 8  # all symmetries of the square, no more
+    assert (
+        len({changed_mask.tobytes() for _, changed_mask in turned}) == 8
+    )  # all symmetries of the square, no more
 
 
 def test_brightness_leaves_the_mask_alone(random):
@@ -116,7 +120,11 @@ DAMAGED = {
 def test_a_damaged_set_is_refused_when_it_is_opened(tiny_set, tmp_path, name, how):
     file = shutil.copytree(tiny_set, tmp_path / "set") / name
     PreparedSet.open(file.parent)
-    contents = {"damaged": DAMAGED[name], "empty": lambda _: b"", "garbage": lambda content: bytes(reversed(content))}
+    contents = {
+        "damaged": DAMAGED[name],
+        "empty": lambda _: b"",
+        "garbage": lambda content: bytes(reversed(content)),
+    }
     if how in contents:
         file.write_bytes(contents[how](file.read_bytes()))
     else:

@@ -14,14 +14,25 @@ from segmentation import labels
 from segmentation.errors import UserError
 from segmentation.labels import CLASSES, COLORS, IGNORE, NUM_CLASSES, VALUES, count, decode, encode
 
-masks = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from(VALUES))
+masks = arrays(
+    np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from(VALUES)
+)
 channels = st.sampled_from(sorted({0, 1, 255, *COLORS.ravel().tolist()}))
-color_masks = arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)), elements=channels)
+color_masks = arrays(
+    np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)), elements=channels
+)
 
 
 def test_classes_are_the_published_ones():
     assert CLASSES == ("Building", "Land", "Road", "Vegetation", "Water", "Unlabeled")
-    assert [bytes(color).hex().upper() for color in COLORS] == ["3C1098", "8429F6", "6EC1E4", "FEDD3A", "E2A929", "9B9B9B"]
+    assert [bytes(color).hex().upper() for color in COLORS] == [
+        "3C1098",
+        "8429F6",
+        "6EC1E4",
+        "FEDD3A",
+        "E2A929",
+        "9B9B9B",
+    ]
     assert (NUM_CLASSES, labels.UNLABELED, IGNORE) == (6, 5, 255)
 
 
@@ -62,7 +73,9 @@ def test_unknown_color_names_file_color_count_and_first_pixel():
     with pytest.raises(UserError) as error:
         encode(color_mask, "Tile 1/masks/image_part_001.png")
     words = str(error.value)
-    assert words.startswith("Tile 1/masks/image_part_001.png: unknown colour #0102FE on 2 px, first at row 2, column 4")
+    assert words.startswith(
+        "Tile 1/masks/image_part_001.png: unknown colour #0102FE on 2 px, first at row 2, column 4"
+    )
     assert "#090909 on 1 px, first at row 4, column 6" in words
     ignored = encode(color_mask, on_unknown="ignore")
     assert (ignored == IGNORE).sum() == 3 and (ignored == 0).sum() == 32

@@ -15,7 +15,9 @@ TIERS = [
     ["prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"],
     ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],
 ]
-ORDER = {name: (tier, place) for tier, names in enumerate(TIERS) for place, name in enumerate(names)}
+ORDER = {
+    name: (tier, place) for tier, names in enumerate(TIERS) for place, name in enumerate(names)
+}
 HEAVY = {"keras", "tensorflow", "segmentation_models"}
 ENTRY_POINTS = {"train", "segmentation.prepare", "segmentation.synthetic"}
 
@@ -45,8 +47,12 @@ def test_segmentation_imports_downwards(path):
     used = {name.split(".")[1] for name in imports(path) if name.startswith("segmentation.")}
     assert path.stem in ORDER, f"place {path.stem} in a tier"
     for name in used:
-        assert ORDER[name] < ORDER[path.stem] or ORDER[name][0] == ORDER[path.stem][0], f"{path.stem} imports {name}"
-        assert ORDER[name][0] <= ORDER[path.stem][0], f"{path.stem} imports {name}, which lies above it"
+        assert ORDER[name] < ORDER[path.stem] or ORDER[name][0] == ORDER[path.stem][0], (
+            f"{path.stem} imports {name}"
+        )
+        assert ORDER[name][0] <= ORDER[path.stem][0], (
+            f"{path.stem} imports {name}, which lies above it"
+        )
 
 
 @pytest.mark.parametrize("name", [*TIERS[0], *TIERS[1], "prepare", "synthetic"])
@@ -59,7 +65,9 @@ def test_config_and_ending_need_click_and_the_standard_library_alone():
     import sys
 
     for name in ("config", "ending"):
-        assert {used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")} <= sys.stdlib_module_names | {
+        assert {
+            used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")
+        } <= sys.stdlib_module_names | {
             "click",
             "segmentation",
         }
@@ -68,23 +76,37 @@ def test_config_and_ending_need_click_and_the_standard_library_alone():
 def test_wandb_has_one_door_in_and_one_out():
     doors = {"segmentation": {"tracking", "search"}, "analysis": {"runs"}}
     for package, allowed in doors.items():
-        users = {path.stem for path in modules(package) if any(name.split(".")[0] == "wandb" for name in imports(path))}
+        users = {
+            path.stem
+            for path in modules(package)
+            if any(name.split(".")[0] == "wandb" for name in imports(path))
+        }
         assert users <= allowed
 
 
 def test_loopback_knows_nothing_of_us_and_nobody_imports_it():
     for path in modules("loopback"):
-        assert not {name.split(".")[0] for name in imports(path)} & {"segmentation", "analysis", "train"}
+        assert not {name.split(".")[0] for name in imports(path)} & {
+            "segmentation",
+            "analysis",
+            "train",
+        }
     for path in [ROOT / "train.py", *modules("segmentation"), *modules("analysis")]:
         assert "loopback" not in {name.split(".")[0] for name in imports(path)}
 
 
 def test_entry_points_import_no_entry_point():
     """The report alone composes others: it is all of them on one page."""
-    commands = {f"analysis.{path.stem}" for path in modules("analysis") if "@click.command" in path.read_text()}
+    commands = {
+        f"analysis.{path.stem}"
+        for path in modules("analysis")
+        if "@click.command" in path.read_text()
+    }
     assert "analysis.report" in commands
     for name in ENTRY_POINTS | commands - {"analysis.report"}:
-        assert not imports(ROOT / (name.replace(".", "/") + ".py")) & (ENTRY_POINTS | commands), name
+        assert not imports(ROOT / (name.replace(".", "/") + ".py")) & (ENTRY_POINTS | commands), (
+            name
+        )
 
 
 def test_sweeps_holds_yaml_alone():

@@ -8,11 +8,15 @@ from account_helpers import ROOT, Account
 from test_account import by_environment, by_login, by_login_to_a_host, by_settings_file
 
 SCRIPT = "import wandb\nwith wandb.init() as run:\n    run.log({'loss': run.config.x})\n"
-SWEEP = "program: quick.py\nproject: {project}\nmethod: grid\nparameters: {{x: {{values: [1, 2]}}}}\n"
+SWEEP = (
+    "program: quick.py\nproject: {project}\nmethod: grid\nparameters: {{x: {{values: [1, 2]}}}}\n"
+)
 
 
 def agents(account: Account, home, path: str, **extra: str):
-    return account.run(sys.executable, "-m", "loopback", "agents", path, home=home, PYTHONPATH=str(ROOT), **extra)
+    return account.run(
+        sys.executable, "-m", "loopback", "agents", path, home=home, PYTHONPATH=str(ROOT), **extra
+    )
 
 
 @pytest.mark.parametrize("log_in", [by_login, by_login_to_a_host, by_environment, by_settings_file])
@@ -36,8 +40,14 @@ REFUSALS = {
     "short key": ({"WANDB_API_KEY": "short"}, ["wandb login"]),
     "no key": ({}, ["wandb login", "WANDB_API_KEY"]),
     "no network": ({"WANDB_API_KEY": "0" * 40, "HTTPS_PROXY": "http://127.0.0.1:9"}, ["network"]),
-    "no such server": ({"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, ["http://127.0.0.1:9", "network"]),
-    "no such sweep": ({"WANDB_API_KEY": "KEY"}, ["no sweep loopback/nowhere/abcdefgh", "wandb sweep FILE"]),
+    "no such server": (
+        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        ["http://127.0.0.1:9", "network"],
+    ),
+    "no such sweep": (
+        {"WANDB_API_KEY": "KEY"},
+        ["no sweep loopback/nowhere/abcdefgh", "wandb sweep FILE"],
+    ),
 }
 
 

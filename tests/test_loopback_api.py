@@ -79,7 +79,9 @@ def test_whole_histories(runs, api):  # noqa: F811
     ],
 )
 def test_filters(runs, api, filters, names):  # noqa: F811
-    assert [run.id for run in api.runs("loopback/read", filters=filters, order="+created_at")] == names
+    assert [
+        run.id for run in api.runs("loopback/read", filters=filters, order="+created_at")
+    ] == names
 
 
 def test_orders(runs, api):  # noqa: F811
@@ -167,7 +169,8 @@ def test_users_and_teams(runs, api):  # noqa: F811
 
 def test_console_lines(served, api, tmp_path):  # noqa: F811
     served.python(
-        "import wandb\nwith wandb.init(project='console', id='talks'):\n    for n in range(7): print('line', n)", tmp_path
+        "import wandb\nwith wandb.init(project='console', id='talks'):\n    for n in range(7): print('line', n)",
+        tmp_path,
     )
     lines = [line.content for line in api.run("loopback/console/talks").console_logs()]
     assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(7)]

@@ -32,7 +32,10 @@ def checksum(text):
 def test_one_file_is_downloaded(served, api, tmp_path, monkeypatch):  # noqa: F811
     """With empty caches, so that nothing but the server can give the bytes."""
     served.python(LOG, tmp_path, "single", "one", "one+two")
-    fresh = {name: str(tmp_path / name) for name in ("WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR", "WANDB_DATA_DIR")}
+    fresh = {
+        name: str(tmp_path / name)
+        for name in ("WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR", "WANDB_DATA_DIR")
+    }
     done = served.python(
         """
         from pathlib import Path
@@ -57,11 +60,15 @@ def test_deleted_versions_free_the_disk(served, api, tmp_path):  # noqa: F811
     assert checksum("second") not in objects(served)
     assert {checksum("kept"), checksum("third")} <= objects(served)
     (left,) = api.artifacts("model", "loopback/art/often")
-    assert sorted(path.name for path in (tmp_path / left.download(str(tmp_path / "down")) / "deep").iterdir()) == [
+    assert sorted(
+        path.name for path in (tmp_path / left.download(str(tmp_path / "down")) / "deep").iterdir()
+    ) == [
         "kept of 100%.bin",
         "third of 100%.bin",
     ]
-    served.python(LOG, tmp_path, "often", "kept+first")  # contents of a deleted version may come again
+    served.python(
+        LOG, tmp_path, "often", "kept+first"
+    )  # contents of a deleted version may come again
     assert checksum("first") in objects(served)
     assert api.artifact("loopback/art/often:latest").version == "v3"
 

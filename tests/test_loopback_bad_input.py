@@ -108,22 +108,34 @@ def refused(place: Path, *arguments: str, lines: int = 2) -> str:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     environment = clean | {"HOME": str(place / "home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "loopback", *arguments]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=60
+    )
     said = done.stderr + done.stdout
     assert done.returncode not in (0, -9), said
     assert "Traceback" not in said
-    shown = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage: ", "Try '"))]
+    shown = [
+        line
+        for line in done.stderr.splitlines()
+        if line and not line.startswith(("Usage: ", "Try '"))
+    ]
     assert 1 <= len(shown) <= lines, said
     assert shown[0].startswith("Error: "), said
     return said
 
 
-@pytest.mark.parametrize(("arguments", "named"), ARGUMENTS, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    ARGUMENTS,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
 def test_a_wrong_argument(place, arguments, named):
     assert named in refused(place, *arguments)
 
 
-@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["exec", "--", "true"]], ids=["serve", "exec"])
+@pytest.mark.parametrize(
+    "command", [["serve", "--port", "0"], ["exec", "--", "true"]], ids=["serve", "exec"]
+)
 @pytest.mark.parametrize(("damage", "named"), BROKEN_STORES)
 def test_a_damaged_store(place, command, damage, named):
     if damage is folder_as_users and command[0] == "serve":
@@ -139,7 +151,11 @@ def test_a_damaged_record_of_the_store(place, command, damage, named):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-@pytest.mark.parametrize("command", [["serve"], ["exec", "--", "true"], ["sweep", "sweep.yaml"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["exec", "--", "true"], ["sweep", "sweep.yaml"]],
+    ids=lambda words: words[0],
+)
 def test_a_store_that_may_not_be_written(place, command):
     (place / ".loopback").chmod(0o500)
     assert ".loopback" in refused(place, *command)

@@ -14,13 +14,18 @@ from test_loopback_commands import IRIS, PATIENT, loopback
 from loopback import daemon
 
 SCRIPTS = {
-    "import error": ("import no_such_module_anywhere\n", "No module named 'no_such_module_anywhere'"),
+    "import error": (
+        "import no_such_module_anywhere\n",
+        "No module named 'no_such_module_anywhere'",
+    ),
     "end before wandb.init": ("print('nothing to do')\n", "nothing to do"),
     "exit before wandb.init": ("import sys\nprint('no data here')\nsys.exit(3)\n", "no data here"),
 }
 
 
-@pytest.mark.parametrize("options", [("--count", "1"), ("--agents", "2")], ids=["one run", "two agents"])
+@pytest.mark.parametrize(
+    "options", [("--count", "1"), ("--agents", "2")], ids=["one run", "two agents"]
+)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_sweep_that_cannot_work_fails_with_the_last_lines(tmp_path, script, options):
     text, words = SCRIPTS[script]
@@ -40,7 +45,10 @@ SLIPS = {
     "a number as project": (IRIS.replace("iris", "5"), ["line 4", "project: 5 is not text"]),
     "a path as project": (IRIS.replace("iris", "a/b"), ["line 4", "'a/b'", "none of /"]),
     "a date as a key": (IRIS + "2024-01-01: 1\n", ["line 8", "2024-01-01", "put it in quotes"]),
-    "a word as controller": (IRIS + "controller: local\n", ["controller: 'local' is not a mapping"]),
+    "a word as controller": (
+        IRIS + "controller: local\n",
+        ["controller: 'local' is not a mapping"],
+    ),
     "yes as scheduler": (IRIS + "scheduler: yes\n", ["scheduler: True is not a mapping"]),
     "a list": ("- 1\n", ["must be a YAML mapping"]),
     "an empty file": ("", ["must be a YAML mapping"]),
@@ -48,11 +56,20 @@ SLIPS = {
     "no method": (IRIS.replace("method: grid", ""), ["method: None", "grid, random"]),
     "a method that there is not": (IRIS.replace("grid", "gird"), ["line 3", "'gird'"]),
     "no parameters": (IRIS[: IRIS.index("parameters")], ["parameters"]),
-    "a parameter without values": (IRIS.replace("{values: [0.001, 1.0, 0.1]}", "5"), ["line 6", "c: 5"]),
-    "a search without a metric": ("method: bayes\nprogram: train.py\nparameters: {a: {min: 0.0, max: 1.0}}\n", ["metric"]),
+    "a parameter without values": (
+        IRIS.replace("{values: [0.001, 1.0, 0.1]}", "5"),
+        ["line 6", "c: 5"],
+    ),
+    "a search without a metric": (
+        "method: bayes\nprogram: train.py\nparameters: {a: {min: 0.0, max: 1.0}}\n",
+        ["metric"],
+    ),
     "no program": (IRIS.replace("program: train.py", ""), ["program is missing"]),
     "a missing program": (IRIS.replace("train.py", "absent.py"), ["absent.py does not exist"]),
-    "a missing interpreter": (IRIS + "command: [no-such-python, '${program}']\n", ["no-such-python"]),
+    "a missing interpreter": (
+        IRIS + "command: [no-such-python, '${program}']\n",
+        ["no-such-python"],
+    ),
 }
 
 
@@ -62,7 +79,11 @@ def test_a_slip_in_the_yaml_is_one_line_and_nothing_is_registered(tmp_path, slip
     text, words = SLIPS[slip]
     (tmp_path / "sweep.yaml").write_text(text)
     done = loopback(tmp_path, "sweep", "sweep.yaml")
-    assert done.returncode == 1 and done.stderr.startswith("Error: sweep.yaml") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("Error: sweep.yaml")
+        and done.stderr.count("\n") == 1
+    )
     assert all(word in done.stderr for word in words), done.stderr
     assert not (tmp_path / ".loopback" / "sweeps.json").exists()
 
@@ -86,11 +107,16 @@ def test_a_resumed_sweep_whose_further_runs_all_fail(tmp_path):
     assert loopback(tmp_path, "sweep", "sweep.yaml", "--count", "1").returncode == 0
     resumed = loopback(tmp_path, "sweep", "sweep.yaml", environment={"DATA": "other"})
     assert resumed.returncode == 1
-    assert "Error: this sweep has runs on other data" in resumed.stderr and "agent-0.log" in resumed.stderr
+    assert (
+        "Error: this sweep has runs on other data" in resumed.stderr
+        and "agent-0.log" in resumed.stderr
+    )
 
 
 def test_a_finished_sweep_in_which_nothing_was_done_stays_an_error(tmp_path):
-    (tmp_path / "train.py").write_text("import wandb\nwandb.init().finish(exit_code=1)\nraise SystemExit('no good')\n")
+    (tmp_path / "train.py").write_text(
+        "import wandb\nwandb.init().finish(exit_code=1)\nraise SystemExit('no good')\n"
+    )
     (tmp_path / "sweep.yaml").write_text(IRIS.replace("[0.001, 1.0, 0.1]", "[1.0]"))
     for words in ("no good", "it is finished"):
         done = loopback(tmp_path, "sweep", "sweep.yaml")
@@ -117,10 +143,14 @@ def processes_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=["closed terminal", "kill -9"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, signal.SIGKILL], ids=["closed terminal", "kill -9"]
+)
 def test_a_killed_command_leaves_nothing_behind_and_is_resumed(tmp_path, number):
     (tmp_path / "train.py").write_text(PATIENT)
-    (tmp_path / "sweep.yaml").write_text(IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}"))
+    (tmp_path / "sweep.yaml").write_text(
+        IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}")
+    )
     first = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2", wait=False)
     wait_for(lambda: len(list(tmp_path.glob("*.epoch"))) == 2)
     first.send_signal(number)
@@ -129,9 +159,14 @@ def test_a_killed_command_leaves_nothing_behind_and_is_resumed(tmp_path, number)
         wait_for(lambda: not processes_in(tmp_path), 90)
     second = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
     assert second.returncode == 0, second.stderr
-    assert ("waiting for the agents" in second.stderr) == (number == signal.SIGKILL)  # never twice as many
+    assert ("waiting for the agents" in second.stderr) == (
+        number == signal.SIGKILL
+    )  # never twice as many
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
-    assert [(row[2], row[-1]) for row in rows] == [("done", "30"), ("done", "30")]  # every epoch once
+    assert [(row[2], row[-1]) for row in rows] == [
+        ("done", "30"),
+        ("done", "30"),
+    ]  # every epoch once
     wait_for(lambda: not processes_in(tmp_path), 90)
 
 
@@ -143,7 +178,12 @@ def test_what_an_agent_started_ends_with_it(tmp_path):
     command = [sys.executable, "-m", "loopback.keeper", sys.executable, "-u", "-c", agent]
     environment = daemon.with_package(os.environ)
     keeper = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     keeper.stdout.readline()
     assert len(processes_in(tmp_path)) == 3

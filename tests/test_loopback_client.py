@@ -34,7 +34,9 @@ def test_a_run_is_kept_whole(served, api, tmp_path):  # noqa: F811
     assert {row["gap"] for row in rows} == {"NaN"}
     assert run.lastHistoryStep == 4
     with sqlite3.connect(served.folder / "loopback.sqlite") as connection:
-        assert connection.execute("SELECT title, text, severity FROM alerts").fetchall() == [("title", "text", "WARN")]
+        assert connection.execute("SELECT title, text, severity FROM alerts").fetchall() == [
+            ("title", "text", "WARN")
+        ]
     assert list(served.home.iterdir()) == []  # nothing was written to the home
 
 
@@ -175,4 +177,8 @@ def test_a_run_learns_that_it_should_stop(served, tmp_path):  # noqa: F811
         tmp_path,
     )
     lines = done.stdout.splitlines()[-3:]
-    assert lines == ["[{'name': 'one', 'stopped': False}]", "[{'name': 'one', 'stopped': True}]", "[True]"]
+    assert lines == [
+        "[{'name': 'one', 'stopped': False}]",
+        "[{'name': 'one', 'stopped': True}]",
+        "[True]",
+    ]

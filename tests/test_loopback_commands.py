@@ -67,11 +67,17 @@ def loopback(cwd, *arguments, **options):
     home = cwd / "home"
     home.mkdir(exist_ok=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    environment = clean | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | options.pop("environment", {})
+    environment = (
+        clean | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | options.pop("environment", {})
+    )
     command = [sys.executable, "-m", "loopback", *map(str, arguments)]
     if options.pop("wait", True):
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=150)
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=150
+        )
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_somebody_elses_smallest_project(tmp_path):
@@ -91,14 +97,25 @@ def test_somebody_elses_smallest_project(tmp_path):
     assert asked.stdout.strip().endswith("{'c': 1}"), asked.stderr
     assert [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
     key = (tmp_path / ".loopback" / "key").read_text()
-    assert all(key not in text for text in (done.stdout, done.stderr, (tmp_path / ".loopback/server.log").read_text()))
-    wait_for(lambda: daemon.find(tmp_path / ".loopback") is None, 20)  # the server ends with its last user
+    assert all(
+        key not in text
+        for text in (done.stdout, done.stderr, (tmp_path / ".loopback/server.log").read_text())
+    )
+    wait_for(
+        lambda: daemon.find(tmp_path / ".loopback") is None, 20
+    )  # the server ends with its last user
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["Ctrl-C", "make under timeout"])
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]],
+    ids=["Ctrl-C", "make under timeout"],
+)
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, signals):
     (tmp_path / "train.py").write_text(PATIENT)
-    (tmp_path / "sweep.yaml").write_text(IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}"))
+    (tmp_path / "sweep.yaml").write_text(
+        IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}")
+    )
     first = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2", wait=False)
     wait_for(lambda: len(list(tmp_path.glob("*.epoch"))) == 2)
     for number in signals:
@@ -112,7 +129,10 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, signals):
     assert second.returncode == 0, second.stderr
     assert "going on with" in second.stderr
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
-    assert [(row[2], row[-1]) for row in rows] == [("done", "30"), ("done", "30")]  # every epoch once
+    assert [(row[2], row[-1]) for row in rows] == [
+        ("done", "30"),
+        ("done", "30"),
+    ]  # every epoch once
 
 
 def test_a_sweep_is_known_by_its_content(tmp_path, monkeypatch):
@@ -120,7 +140,9 @@ def test_a_sweep_is_known_by_its_content(tmp_path, monkeypatch):
 
     def register(command, **_options):
         made.append(command)
-        return subprocess.CompletedProcess(command, 0, "", f"Run sweep agent with: wandb agent loopback/iris/sweep{len(made)}\n")
+        return subprocess.CompletedProcess(
+            command, 0, "", f"Run sweep agent with: wandb agent loopback/iris/sweep{len(made)}\n"
+        )
 
     monkeypatch.setattr(local_sweep.subprocess, "run", register)
     state = progress.Sweep("", "RUNNING", "accuracy", True, None, [])
@@ -144,7 +166,16 @@ def test_a_sweep_is_known_by_its_content(tmp_path, monkeypatch):
 
 
 def test_exec_passes_on_status_and_environment(tmp_path):
-    done = loopback(tmp_path, "exec", "--project", "mine", "--", "sh", "-c", "echo $WANDB_PROJECT $WANDB_MODE; exit 7")
+    done = loopback(
+        tmp_path,
+        "exec",
+        "--project",
+        "mine",
+        "--",
+        "sh",
+        "-c",
+        "echo $WANDB_PROJECT $WANDB_MODE; exit 7",
+    )
     assert done.returncode == 7
     assert done.stdout.split() == ["mine", "online"]
     missing = loopback(tmp_path, "exec", "--", "no-such-command-at-all")
@@ -154,7 +185,9 @@ def test_exec_passes_on_status_and_environment(tmp_path):
 
 def test_a_yaml_that_is_refused_is_explained(tmp_path):
     (tmp_path / "x.py").touch()
-    (tmp_path / "sweep.yaml").write_text("method: bayes\nprogram: x.py\nparameters: {a: {min: 0.0, max: 1.0}}\n")
+    (tmp_path / "sweep.yaml").write_text(
+        "method: bayes\nprogram: x.py\nparameters: {a: {min: 0.0, max: 1.0}}\n"
+    )
     done = loopback(tmp_path, "sweep", "sweep.yaml")
     assert done.returncode == 1
     assert "metric" in done.stderr
@@ -162,7 +195,9 @@ def test_a_yaml_that_is_refused_is_explained(tmp_path):
 
 
 def test_a_script_that_always_fails_is_not_tried_for_ever(tmp_path):
-    (tmp_path / "train.py").write_text("import wandb\nwandb.init()\nraise RuntimeError('what is wrong')\n")
+    (tmp_path / "train.py").write_text(
+        "import wandb\nwandb.init()\nraise RuntimeError('what is wrong')\n"
+    )
     (tmp_path / "sweep.yaml").write_text(
         IRIS.replace("grid", "random").replace("values: [0.001, 1.0, 0.1]", "min: 0.0, max: 1.0")
     )
@@ -187,7 +222,9 @@ def test_push_takes_runs_to_another_server(tmp_path):
         assert edge["node"]["name"] == "moves"
         assert edge["node"]["state"] == "finished"
         assert '"loss":3' in edge["node"]["summaryMetrics"]
-        assert loopback(tmp_path, "push", "team/there", environment=away).stdout.startswith("0 runs")
+        assert loopback(tmp_path, "push", "team/there", environment=away).stdout.startswith(
+            "0 runs"
+        )
         assert list(push.local_runs(tmp_path / ".loopback")) == ["moves"]
     finally:
         account.stop()
@@ -236,13 +273,18 @@ def test_agents_get_their_gpus_and_come_back(tmp_path):
     )
     server = Served(tmp_path / "store").start()
     try:
-        path = server.sweep(IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2, 3, 4]}"), tmp_path)
+        path = server.sweep(
+            IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2, 3, 4]}"), tmp_path
+        )
         command = ["agents", path, "--gpus", "5,7", "--stagger", "1"]
         done = loopback(tmp_path, *command, environment=server.environment())
         assert done.returncode == 0, done.stderr
         assert {file.read_text() for file in tmp_path.glob("gpu-*")} == {"5", "7"}
         assert len(list(tmp_path.glob("gpu-*"))) == 4
-        assert sorted(file.name for file in (tmp_path / "agent-logs").iterdir()) == ["agent-0.log", "agent-1.log"]
+        assert sorted(file.name for file in (tmp_path / "agent-logs").iterdir()) == [
+            "agent-0.log",
+            "agent-1.log",
+        ]
         unkeyed = loopback(tmp_path, *command, environment={"WANDB_BASE_URL": server.server.url})
         assert unkeyed.returncode == 1
         assert "no key" in unkeyed.stderr
@@ -252,7 +294,9 @@ def test_agents_get_their_gpus_and_come_back(tmp_path):
 
 def crew_of(tmp_path, code, over=lambda: False, counted=False):
     command = [sys.executable, "-c", code]
-    return supervise.Crew([supervise.Member("w", command, dict(os.environ), tmp_path / "w.log", counted)], over)
+    return supervise.Crew(
+        [supervise.Member("w", command, dict(os.environ), tmp_path / "w.log", counted)], over
+    )
 
 
 def test_a_fallen_agent_is_started_again_with_longer_and_longer_pauses(tmp_path, monkeypatch):

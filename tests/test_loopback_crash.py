@@ -38,7 +38,9 @@ def steps(server: Served, path: str, run: str) -> list[int]:
 
 def test_a_killed_server_loses_nothing(fragile, tmp_path):
     (tmp_path / "script.py").write_text(TRAIN)
-    path = fragile.sweep(HEAD + f"method: grid\nparameters: {{x: {{values: {list(range(1, 21))}}}}}\n", tmp_path)
+    path = fragile.sweep(
+        HEAD + f"method: grid\nparameters: {{x: {{values: {list(range(1, 21))}}}}}\n", tmp_path
+    )
     agents = [fragile.agent(path, tmp_path, poll=0.1), fragile.agent(path, tmp_path, poll=0.1)]
     for runs in (4, 9):
         wait_for(lambda runs=runs: len(fragile.state(path)["runs"]) >= runs)
@@ -48,7 +50,9 @@ def test_a_killed_server_loses_nothing(fragile, tmp_path):
     assert [agent.wait(200) for agent in agents] == [0, 0]
     sweep = fragile.state(path)
     assert sweep["state"] == "FINISHED"
-    assert sorted(json.loads(run["config"])["x"]["value"] for run in sweep["runs"]) == list(range(1, 21))
+    assert sorted(json.loads(run["config"])["x"]["value"] for run in sweep["runs"]) == list(
+        range(1, 21)
+    )
     assert [run["state"] for run in sweep["runs"]] == ["finished"] * 20
     for run in sweep["runs"]:
         assert steps(fragile, path, run["name"]) == list(range(1, 9))
@@ -60,7 +64,9 @@ def test_killed_agents_and_training_processes(fragile, tmp_path):
         .replace("0.05", "0.4")
         .replace("    for epoch", "    print('process', os.getpid(), flush=True)\n    for epoch", 1)
     )
-    path = fragile.sweep(HEAD + "method: random\nrun_cap: 5\nparameters: {x: {min: 0.0, max: 1.0}}\n", tmp_path)
+    path = fragile.sweep(
+        HEAD + "method: random\nrun_cap: 5\nparameters: {x: {min: 0.0, max: 1.0}}\n", tmp_path
+    )
     first = fragile.agent(path, tmp_path, poll=0.3)
     wait_for(lambda: any(run["historyLineCount"] for run in fragile.state(path)["runs"]))
     os.killpg(first.pid, signal.SIGKILL)  # the agent; its run goes on alone, or not

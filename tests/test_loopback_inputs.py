@@ -116,7 +116,9 @@ def test_the_client_is_refused_by_name(server, tmp_path, name):
     done = server.python("import wandb\n" + textwrap.dedent(REFUSED[name]), tmp_path, check=False)
     assert done.returncode != 0
     assert name in done.stdout + done.stderr
-    assert any(name in what for what in server.health()["unknown_names"])  # an operator sees it, too
+    assert any(
+        name in what for what in server.health()["unknown_names"]
+    )  # an operator sees it, too
 
 
 def test_automations_are_refused_by_name(server, tmp_path):
@@ -126,7 +128,9 @@ def test_automations_are_refused_by_name(server, tmp_path):
     assert any("rigger" in what or "utomation" in what for what in server.health()["unknown_names"])
 
 
-@pytest.mark.parametrize("noted", [5, {"value": 5}, {"value": {"branch_point": 5}}, {"value": {"branch_point": {}}}])
+@pytest.mark.parametrize(
+    "noted", [5, {"value": 5}, {"value": {"branch_point": 5}}, {"value": {"branch_point": {}}}]
+)
 def test_an_odd_note_of_the_client_is_no_error_of_the_server(server, noted):
     query = """mutation B($c: JSONString) { upsertBucket(input: {modelName: "odd", name: "one", config: $c}) { inserted } }"""
     body = json.dumps({"query": query, "variables": {"c": json.dumps({"_wandb": noted})}}).encode()

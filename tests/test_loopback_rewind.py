@@ -23,7 +23,11 @@ def test_a_history_is_started_over_and_cut(served, api, tmp_path):  # noqa: F811
     over = served.python(CODE, tmp_path, "1", "4", json.dumps({"resume_from": "one?_step=0"}))
     assert "ignored" not in over.stderr
     run = api.run("loopback/rewind/one")
-    assert [(row["_step"], row["loss"]) for row in run.scan_history()] == [(1, 101), (2, 102), (3, 103)]
+    assert [(row["_step"], row["loss"]) for row in run.scan_history()] == [
+        (1, 101),
+        (2, 102),
+        (3, 103),
+    ]
     assert (run.state, run.summary["loss"], run.config["lr"]) == ("finished", 103, 0.1)
 
     served.python(CODE, tmp_path, "3", "5", json.dumps({"resume_from": "one?_step=2"}))
@@ -37,7 +41,14 @@ def test_a_history_is_started_over_and_cut(served, api, tmp_path):  # noqa: F811
 
 
 def test_a_rewind_of_a_missing_run_is_refused(served, tmp_path):  # noqa: F811
-    done = served.python(CODE, tmp_path, "1", "2", json.dumps({"resume_from": "two?_step=0"}).replace("two", "one2"), check=False)
+    done = served.python(
+        CODE,
+        tmp_path,
+        "1",
+        "2",
+        json.dumps({"resume_from": "two?_step=0"}).replace("two", "one2"),
+        check=False,
+    )
     assert done.returncode != 0
 
 
@@ -48,10 +59,16 @@ def test_a_run_of_a_sweep_starts_over(served, tmp_path):  # noqa: F811
         for epoch in (1, 2):
             run.log({"loss": %d * epoch}, step=epoch)
     """
-    grid = "program: script.py\nproject: rewind\nmethod: grid\nmetric: {name: loss, goal: minimize}\n"
+    grid = (
+        "program: script.py\nproject: rewind\nmethod: grid\nmetric: {name: loss, goal: minimize}\n"
+    )
     path = served.sweep(grid + "parameters: {x: {values: [1, 2]}}\n", tmp_path)
     sweep = repr(path.rpartition("/")[2])
     served.python(code.replace("SWEEP", sweep) % ("", 1), tmp_path)
     served.python(code.replace("SWEEP", sweep) % (', resume_from="swept?_step=0"', 5), tmp_path)
     (run,) = served.state(path)["runs"]
-    assert (run["state"], run["historyLineCount"], json.loads(run["summaryMetrics"])["loss"]) == ("finished", 2, 10)
+    assert (run["state"], run["historyLineCount"], json.loads(run["summaryMetrics"])["loss"]) == (
+        "finished",
+        2,
+        10,
+    )

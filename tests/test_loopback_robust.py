@@ -22,14 +22,21 @@ from loopback.errors import UserError
 from loopback.links import proof
 from loopback.store import Store, read_or_make_key
 
-MAKE = 'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { bucket { id } } }'
+MAKE = (
+    'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { bucket { id } } }'
+)
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
     """A server with one run of 3,000 wide rows, which must live through everything."""
     folder = tmp_path_factory.mktemp("robust")
-    command = [sys.executable, "-c", "import sys; from test_loopback_robust import fill; fill(sys.argv[1])", folder]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from test_loopback_robust import fill; fill(sys.argv[1])",
+        folder,
+    ]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path})
     server = Served(folder).start()
@@ -51,7 +58,9 @@ def fill(folder):
 
     store = Store(Path(folder))
     project = store.project(None, "p", create=True)["id"]
-    run = runs.create(store, project, "wide", sweep_id=None, state="finished", display_name="a" * 30 + "!")
+    run = runs.create(
+        store, project, "wide", sweep_id=None, state="finished", display_name="a" * 30 + "!"
+    )
     row = json.dumps({f"key{n}": n for n in range(2000)})
     sql = "INSERT INTO history (run_id, line, step, row) VALUES (?, ?, ?, ?)"
     store.many(sql, [(run, n, n, row[:-1] + f', "_step": {n}}}') for n in range(3000)])
@@ -74,7 +83,9 @@ try:
 except store.UserError as error:
     print(error.message)
 """
-    said = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
     assert "free disk space" in said.stdout, said.stderr
     assert not (tmp_path / "key").exists()
     assert len(read_or_make_key(tmp_path)) == 40
@@ -102,7 +113,11 @@ store.read_or_make_key(Path(sys.argv[1]))
 
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
-    [("", 0o600, "delete the file"), ("short", 0o600, "delete the file"), ("k" * 40, 0o644, "chmod 600")],
+    [
+        ("", 0o600, "delete the file"),
+        ("short", 0o600, "delete the file"),
+        ("k" * 40, 0o644, "chmod 600"),
+    ],
 )
 def test_an_unsafe_key_is_refused(tmp_path, content, mode, message):
     (tmp_path / "key").write_text(content)
@@ -152,7 +167,9 @@ from loopback.__main__ import main
 main(["serve", "--dir", sys.argv[1], "--port", "0"])
 """
     folder = tmp_path / "store"
-    process = subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE
+    )
     server = Served(folder)
     wait_for(lambda: daemon.find(folder), 60)
     with contextlib.suppress(OSError):
@@ -203,7 +220,10 @@ def test_a_server_ends_when_its_store_is_deleted(own, tmp_path):
     server.folder.mkdir()
     with contextlib.suppress(OSError):  # it may have ended already
         server_like = type("Like", (), {"server": found})
-        assert send(server_like, "POST", "/graphql", json.dumps({"query": MAKE}).encode(), key)[0] == 503
+        assert (
+            send(server_like, "POST", "/graphql", json.dumps({"query": MAKE}).encode(), key)[0]
+            == 503
+        )
     assert process.wait(30) == 0
     assert "was deleted or replaced" in (moved / "log").read_text()
     assert list(server.folder.iterdir()) == []
@@ -232,7 +252,9 @@ from loopback.__main__ import main
 main(["serve", "--dir", sys.argv[1], "--port", "0", "--lost-after", "8"])
 """
     folder = tmp_path / "store"
-    process = subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE
+    )
     try:
         server = Served(folder)
         wait_for(lambda: daemon.find(folder), 60)
@@ -394,7 +416,10 @@ def test_health_is_answered_while_the_worst_requests_run(target):
     run = '{ project(name: "p") { run(name: "wide") { history(minStep: 0, maxStep: 3000) } } }'
     sample = 'query Q($s: [JSONString!]!) { project(name: "p") { run(name: "wide") { sampledHistory(specs: $s) } } }'
     worst = [
-        {"query": 'query Q($f: JSONString) { project(name: "p") { runCount(filters: $f) } }', "variables": regex},
+        {
+            "query": 'query Q($f: JSONString) { project(name: "p") { runCount(filters: $f) } }',
+            "variables": regex,
+        },
         {"query": run},
         {"query": sample, "variables": {"s": [keys]}},
         {"query": "{ viewer { id } } #" + "x" * 40_000_000},
@@ -416,13 +441,20 @@ from loopback.__main__ import main
 main(["serve", "--dir", sys.argv[1], "--port", "0"])
 """
     folder = tmp_path / "store"
-    process = subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE
+    )
     try:
         found = wait_for(lambda: daemon.find(folder), 60)
         port = int(found.url.rpartition(":")[2])
         head = f"POST /graphql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {found.key}\r\nContent-Length: 100\r\n"
         whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-        for sent, last in [(b"", b""), (b"POST /gra", b""), (head.encode() + b"\r\n{", b"408"), (whole + b"GET /hea", b"200")]:
+        for sent, last in [
+            (b"", b""),
+            (b"POST /gra", b""),
+            (head.encode() + b"\r\n{", b"408"),
+            (whole + b"GET /hea", b"200"),
+        ]:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
                 connection.sendall(sent)
                 got = b""

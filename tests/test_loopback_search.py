@@ -18,8 +18,12 @@ from loopback.search import Search, SearchedRun
 from loopback.store import Store
 from loopback.stream import receive
 
-LOSSES = st.lists(st.floats(-1e6, 1e6) | st.just("NaN") | st.just(math.nan) | st.none(), max_size=12)
-STATES = st.sampled_from(["pending", "running", "finished", "failed", "killed", "crashed", "preempted"])
+LOSSES = st.lists(
+    st.floats(-1e6, 1e6) | st.just("NaN") | st.just(math.nan) | st.none(), max_size=12
+)
+STATES = st.sampled_from(
+    ["pending", "running", "finished", "failed", "killed", "crashed", "preempted"]
+)
 
 
 class Lab:
@@ -51,13 +55,21 @@ class Lab:
         return json.loads(beat["agentHeartbeat"]["commands"])
 
     def begin(self, run):
-        self.do('mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }', n=run)
+        self.do(
+            'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }',
+            n=run,
+        )
 
     def log(self, run, losses, offset=0, **more):
-        rows = [json.dumps({"_step": offset + n + 1, "loss": loss}) for n, loss in enumerate(losses)]
+        rows = [
+            json.dumps({"_step": offset + n + 1, "loss": loss}) for n, loss in enumerate(losses)
+        ]
         body = {"files": {"wandb-history.jsonl": {"offset": offset, "content": rows}}} | more
         if losses:
-            body["files"]["wandb-summary.json"] = {"offset": 0, "content": [json.dumps({"loss": losses[-1]})]}
+            body["files"]["wandb-summary.json"] = {
+                "offset": 0,
+                "content": [json.dumps({"loss": losses[-1]})],
+            }
         return receive(self.store, self.search, "loopback", "p", run, body)
 
     def run_of(self, sweep, name):
@@ -78,7 +90,9 @@ def start(lab, agent):
     return command["run_id"]
 
 
-@given(st.lists(st.tuples(STATES, LOSSES, st.none() | st.floats(-1e6, 1e6)), max_size=8), st.booleans())
+@given(
+    st.lists(st.tuples(STATES, LOSSES, st.none() | st.floats(-1e6, 1e6)), max_size=8), st.booleans()
+)
 @settings(max_examples=60, deadline=None)
 def test_runs_in_memory_answer_as_whole_runs_do(runs, maximize):
     """Running totals instead of rows must not change what early termination and the Gaussian process see."""
@@ -106,7 +120,9 @@ def test_runs_in_memory_answer_as_whole_runs_do(runs, maximize):
 
 
 def test_a_grid_is_given_out_once(lab):
-    sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2]}, "y": {"values": ["a", None]}})
+    sweep = lab.sweep(
+        method="grid", parameters={"x": {"values": [1, 2]}, "y": {"values": ["a", None]}}
+    )
     agent, seen = lab.agent(sweep), []
     for _ in range(4):
         (command,) = lab.beat(agent)
@@ -132,7 +148,9 @@ def test_run_cap_waits_for_the_last_run(lab):
 
 def test_hyperband_stops_what_lags(lab):
     early = {"type": "hyperband", "min_iter": 3, "eta": 3}
-    sweep = lab.sweep(method="random", early_terminate=early, parameters={"x": {"min": 0.0, "max": 1.0}})
+    sweep = lab.sweep(
+        method="random", early_terminate=early, parameters={"x": {"min": 0.0, "max": 1.0}}
+    )
     good, bad = lab.agent(sweep), lab.agent(sweep)
     ahead, behind = start(lab, good), start(lab, bad)
     assert not lab.log(ahead, [1, 1, 1])["stopped"]
@@ -175,7 +193,11 @@ def test_a_preempted_run_waits_for_the_next_agent(lab):
     lab.log(run, [], complete=True, exitcode=1)
     assert lab.run_of(sweep, run)["state"] == "preempted"
     (command,) = lab.beat(two)
-    assert (command["type"], command["run_id"], command["args"]) == ("resume", run, {"x": {"value": 1}})
+    assert (command["type"], command["run_id"], command["args"]) == (
+        "resume",
+        run,
+        {"x": {"value": 1}},
+    )
     lab.begin(run)
     lab.log(run, [0.5], offset=1, complete=True, exitcode=0)
     assert lab.run_of(sweep, run)["state"] == "finished"
@@ -240,7 +262,9 @@ def test_memory_is_rebuilt_from_the_store(tmp_path):
     told = first.search.refresh(row, config).runs
     fresh = Search(first.store).refresh(row, config).runs
     assert [one.metric_history("loss") for one in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
-    assert {key: one.model_dump() for key, one in told.items()} == {key: t.model_dump() for key, t in fresh.items()}
+    assert {key: one.model_dump() for key, one in told.items()} == {
+        key: t.model_dump() for key, t in fresh.items()
+    }
 
 
 def test_an_id_of_another_kind_is_refused(lab):
@@ -249,8 +273,14 @@ def test_an_id_of_another_kind_is_refused(lab):
     number = lab.run_of(sweep, run)["id"]
     context = Context(lab.store, lab.search, Links("http://test", "k" * 40))
     query = "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }"
-    for other in (f"Sweep:{number}", f"Agent:{number}", base64.b64encode(f"Sweep:{number}".encode()).decode()):
-        status, reply, *_ = answer(context, lab.unknown, {"query": query, "variables": {"i": other}})
+    for other in (
+        f"Sweep:{number}",
+        f"Agent:{number}",
+        base64.b64encode(f"Sweep:{number}".encode()).decode(),
+    ):
+        status, reply, *_ = answer(
+            context, lab.unknown, {"query": query, "variables": {"i": other}}
+        )
         assert (status, reply["errors"][0]["message"]) == (404, f"{other} is no id of a run")
     assert lab.run_of(sweep, run) is not None
 
@@ -261,7 +291,9 @@ def test_a_deleted_run_is_forgotten(lab):
     run = start(lab, agent)
     lab.log(run, [1], complete=True, exitcode=0)
     number = lab.run_of(sweep, run)["id"]
-    lab.do("mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }", i=f"Run:{number}")
+    lab.do(
+        "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }", i=f"Run:{number}"
+    )
     (command,) = lab.beat(agent)  # its point of the grid is free again
     assert (command["run_id"] != run, command["args"]) == (True, {"x": {"value": 1}})
 
@@ -279,7 +311,9 @@ def test_no_field_is_a_silent_null(lab):
         "runCountExpected controller scheduler controllerRunName earlyStopJobRunning",
     }
     query = f'query Q($r: String!, $s: String!) {{ project(name: "p") {{ run(name: $r) {{ {fields["run"]} }} '
-    found = lab.do(query + f"sweep(sweepName: $s) {{ {fields['sweep']} }} }} }}", r=run, s=sweep)["project"]
+    found = lab.do(query + f"sweep(sweepName: $s) {{ {fields['sweep']} }} }} }}", r=run, s=sweep)[
+        "project"
+    ]
     assert found["run"]["sweepName"] == sweep
     assert found["sweep"]["bestLoss"] == 1.0
     assert lab.unknown.total() == 0
@@ -290,7 +324,9 @@ NESTED = {"deep": {"parameters": {"z": {"values": [5, 6]}}}, "y": {"values": [3,
 
 @pytest.mark.parametrize("method", ["grid", "random", "bayes"])
 def test_nested_parameters_are_proposed(lab, method):
-    sweep = lab.sweep(method=method, parameters={"x": {"values": [1, 2]}, "nest": {"parameters": NESTED}})
+    sweep = lab.sweep(
+        method=method, parameters={"x": {"values": [1, 2]}, "nest": {"parameters": NESTED}}
+    )
     agent, seen = lab.agent(sweep), []
     for _ in range(8):
         (command,) = lab.beat(agent)
@@ -344,7 +380,9 @@ def test_a_stopped_sweep_stays_stopped_when_a_run_is_deleted(lab):
     sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
     run = start(lab, lab.agent(sweep))
     number = lab.store.value("SELECT id FROM sweeps WHERE name = ?", sweep)
-    stop = 'mutation U($i: ID) { upsertSweep(input: {id: $i, state: "FINISHED"}) { sweep { state } } }'
+    stop = (
+        'mutation U($i: ID) { upsertSweep(input: {id: $i, state: "FINISHED"}) { sweep { state } } }'
+    )
     lab.do(stop, i=f"Sweep:{number}")
     delete = "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }"
     lab.do(delete, i=f"Run:{lab.run_of(sweep, run)['id']}")
@@ -363,17 +401,28 @@ def test_an_odd_row_breaks_no_heartbeat(lab, method):
     early = {"type": "hyperband", "min_iter": 1, "eta": 2}
     sweep = lab.sweep(method=method, parameters=parameters, early_terminate=early)
     agent = lab.agent(sweep)
-    good = {name: {"value": value} for name, value in {"x": 1, "nest": {"y": 3, "deep": {"z": 5}}, "float": 0.5}.items()}
-    rows = [{"summary": json.dumps(value)} for value in ODD] + [{"config": json.dumps(value)} for value in ODD]
+    good = {
+        name: {"value": value}
+        for name, value in {"x": 1, "nest": {"y": 3, "deep": {"z": 5}}, "float": 0.5}.items()
+    }
+    rows = [{"summary": json.dumps(value)} for value in ODD] + [
+        {"config": json.dumps(value)} for value in ODD
+    ]
     for value in ODD:
         nests = [value, {"y": value}, {"deep": value}]
-        rows += [{"summary": json.dumps({"loss": value})}, {"config": json.dumps(good | {"x": value})}]
+        rows += [
+            {"summary": json.dumps({"loss": value})},
+            {"config": json.dumps(good | {"x": value})},
+        ]
         rows += [{"config": json.dumps(good | {name: {"value": value}})} for name in ("x", "float")]
         rows += [{"config": json.dumps(good | {"nest": {"value": nest}})} for nest in nests]
     runs = []
     for row in rows:
         name = f"odd-{len(runs)}"
-        lab.do('mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }', n=name)
+        lab.do(
+            'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }',
+            n=name,
+        )
         runs.append(lab.run_of(sweep, name)["id"])
         columns = {"config": json.dumps(good)} | row
         lifecycle.change(lab.store, runs[-1], sweep_id=1, state="finished", **columns)

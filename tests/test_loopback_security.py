@@ -41,7 +41,9 @@ def graphql(target, body, key=None):
     return send(target, "POST", "/graphql", raw, key or target.server.key)
 
 
-@pytest.mark.parametrize("key", [None, "", "0" * 40, "\udcff".encode("utf8", "surrogateescape").decode("latin1")])
+@pytest.mark.parametrize(
+    "key", [None, "", "0" * 40, "\udcff".encode("utf8", "surrogateescape").decode("latin1")]
+)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -85,7 +87,17 @@ def test_a_link_opens_one_path_for_one_method(target):
 
 @pytest.mark.parametrize(
     "name",
-    ["../../key", "..%2f..%2fkey", "a/../../../key", "%2e%2e/%2e%2e/key", "/etc/passwd", "..\\..\\key", "a%00b", "1//x", "."],
+    [
+        "../../key",
+        "..%2f..%2fkey",
+        "a/../../../key",
+        "%2e%2e/%2e%2e/key",
+        "/etc/passwd",
+        "..\\..\\key",
+        "a%00b",
+        "1//x",
+        ".",
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_paths_do_not_leave_the_store(target, method, name):
@@ -96,7 +108,9 @@ def test_paths_do_not_leave_the_store(target, method, name):
     assert (target.folder / "key").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["../../key", "/etc/passwd", "a/../../b", "", ".", "a\0b", "a\\..\\b"])
+@pytest.mark.parametrize(
+    "name", ["../../key", "/etc/passwd", "a/../../b", "", ".", "a\0b", "a\\..\\b"]
+)
 def test_run_files_cannot_be_named_out_of_their_folder(target, name):
     make = 'mutation { upsertBucket(input: {modelName: "p", name: "r"}) { bucket { id } } }'
     assert graphql(target, {"query": make})[0] == 200
@@ -110,17 +124,32 @@ def test_run_files_cannot_be_named_out_of_their_folder(target, name):
 def test_artifact_entries_cannot_lead_out(target):
     made = """mutation { createArtifact(input: {entityName: "loopback", projectName: "p", artifactTypeName: "t",
         artifactCollectionNames: ["c"], digest: "d"}) { artifact { id } } }"""
-    artifact = json.loads(graphql(target, {"query": made})[1])["data"]["createArtifact"]["artifact"]["id"]
+    artifact = json.loads(graphql(target, {"query": made})[1])["data"]["createArtifact"][
+        "artifact"
+    ]["id"]
     query = """mutation F($a: ID!, $n: String!, $d: String!) { createArtifactFiles(input: {artifactFiles: [
         {artifactID: $a, name: $n, md5: $d}]}) { files { edges { node { uploadUrl } } } } }"""
     good = base64.b64encode(bytes(16)).decode()
-    for name, digest in [("../x", good), ("/x", good), ("a/../../x", good), ("x", "../../key"), ("x", ""), ("x", "AAAA")]:
-        reply = json.loads(graphql(target, {"query": query, "variables": {"a": artifact, "n": name, "d": digest}})[1])
+    for name, digest in [
+        ("../x", good),
+        ("/x", good),
+        ("a/../../x", good),
+        ("x", "../../key"),
+        ("x", ""),
+        ("x", "AAAA"),
+    ]:
+        reply = json.loads(
+            graphql(target, {"query": query, "variables": {"a": artifact, "n": name, "d": digest}})[
+                1
+            ]
+        )
         assert "errors" in reply, (name, digest)
     create = """mutation M($a: ID!) { createArtifactManifest(input: {artifactID: $a, name: "m", digest: "d",
         entityName: "loopback", projectName: "p", runName: "r"}) { artifactManifest { file { uploadUrl } } } }"""
     reply = json.loads(graphql(target, {"query": create, "variables": {"a": artifact}})[1])
-    url = urllib.parse.urlsplit(reply["data"]["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"])
+    url = urllib.parse.urlsplit(
+        reply["data"]["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"]
+    )
     evil = {"version": 1, "contents": {"../../key": {"digest": good, "size": 1}}}
     assert send(target, "PUT", f"{url.path}?{url.query}", json.dumps(evil).encode())[0] == 200
     commit = "mutation C($a: ID!) { commitArtifact(input: {artifactID: $a}) { artifact { id } } }"
@@ -137,7 +166,10 @@ def test_bytes_must_have_the_announced_checksum(target):
 def test_oversize_bodies_are_cut_off(target):
     huge = {"Content-Length": str(10**12)}
     assert send(target, "POST", "/graphql", b"", target.server.key, huge.items())[0] == 413
-    assert send(target, "POST", "/files/a/b/c/file_stream", b"", target.server.key, huge.items())[0] == 413
+    assert (
+        send(target, "POST", "/files/a/b/c/file_stream", b"", target.server.key, huge.items())[0]
+        == 413
+    )
 
     def endless():
         for _ in range(80):
@@ -147,7 +179,9 @@ def test_oversize_bodies_are_cut_off(target):
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
     token = base64.b64encode(f"api:{target.server.key}".encode()).decode()
     try:
-        connection.request("POST", "/graphql", endless(), {"Authorization": f"Basic {token}"}, encode_chunked=True)
+        connection.request(
+            "POST", "/graphql", endless(), {"Authorization": f"Basic {token}"}, encode_chunked=True
+        )
         assert connection.getresponse().status == 413
     except (BrokenPipeError, ConnectionResetError):
         assert target.health()["status"] == "ok"  # it hung up in the middle, which is an answer too
@@ -207,7 +241,16 @@ def test_a_stream_must_have_its_shape(target):
 
 
 def test_one_store_has_one_server(target, tmp_path):
-    command = [sys.executable, "-m", "loopback", "serve", "--dir", str(target.folder), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "loopback",
+        "serve",
+        "--dir",
+        str(target.folder),
+        "--port",
+        "0",
+    ]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert second.returncode != 0
     assert "another server" in second.stderr

@@ -18,15 +18,30 @@ parameters: {x: {min: 0.0, max: 1.0}}
 BEAT = "mutation H($i: ID!, $r: JSONString) { agentHeartbeat(input: {id: $i, runState: $r}) { commands } }"
 FILES = ("wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log")
 KEYS = st.sampled_from(["loss", "x", "_step", "_wandb", "value", "_type", ""]) | st.text(max_size=5)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["NaN", "", "\ud800", "\0", 2**63, 2**62])
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=5)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["NaN", "", "\ud800", "\0", 2**63, 2**62])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=5,
+)
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=3)
-LINES = st.lists(OBJECTS.map(json.dumps) | VALUES.map(json.dumps) | st.text(max_size=5) | VALUES, max_size=3)
-CHUNKS = VALUES | st.fixed_dictionaries({}, optional={"offset": st.integers(0, 3) | VALUES, "content": LINES | VALUES})
+LINES = st.lists(
+    OBJECTS.map(json.dumps) | VALUES.map(json.dumps) | st.text(max_size=5) | VALUES, max_size=3
+)
+CHUNKS = VALUES | st.fixed_dictionaries(
+    {}, optional={"offset": st.integers(0, 3) | VALUES, "content": LINES | VALUES}
+)
 BODIES = st.fixed_dictionaries(
     {},
     optional={
-        "files": VALUES | st.dictionaries(st.sampled_from(FILES) | st.text(max_size=5), CHUNKS, max_size=3),
+        "files": VALUES
+        | st.dictionaries(st.sampled_from(FILES) | st.text(max_size=5), CHUNKS, max_size=3),
         "uploaded": VALUES,
         "preempting": st.booleans() | VALUES,
         "complete": st.booleans() | VALUES,
@@ -34,7 +49,10 @@ BODIES = st.fixed_dictionaries(
     },
 )
 TEXTS = OBJECTS.map(json.dumps) | VALUES.map(json.dumps) | st.text(max_size=5)
-FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+FUZZ = settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 class Sweep:
@@ -43,11 +61,13 @@ class Sweep:
     def __init__(self, server: Served):
         self.server = server
         made = self.ask(
-            'mutation S($c: String) { upsertSweep(input: {projectName: "p", config: $c}) { sweep { id name } } }', c=SWEEP
+            'mutation S($c: String) { upsertSweep(input: {projectName: "p", config: $c}) { sweep { id name } } }',
+            c=SWEEP,
         )
         self.id, name = made["upsertSweep"]["sweep"]["id"], made["upsertSweep"]["sweep"]["name"]
         made = self.ask(
-            'mutation A($s: String!) { createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }', s=name
+            'mutation A($s: String!) { createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }',
+            s=name,
         )
         self.agent = made["createAgent"]["agent"]["id"]
         (command,) = json.loads(self.ask(BEAT, i=self.agent, r="{}")["agentHeartbeat"]["commands"])
@@ -123,7 +143,11 @@ def test_any_body_of_the_file_stream(sweep, body):
 @given(name=st.sampled_from(["config", "summaryMetrics"]), text=TEXTS)
 def test_any_text_of_a_run(sweep, name, text):
     query = 'mutation U($r: String, $t: JSONString) { upsertBucket(input: {modelName: "p", name: $r, %s: $t}) { inserted } }'
-    sweep.check_request(lambda: graphql(sweep.server, {"query": query % name, "variables": {"r": sweep.run, "t": text}}))
+    sweep.check_request(
+        lambda: graphql(
+            sweep.server, {"query": query % name, "variables": {"r": sweep.run, "t": text}}
+        )
+    )
 
 
 READS = [
@@ -135,14 +159,21 @@ READS = [
 @FUZZ
 @given(query=st.sampled_from(READS), text=TEXTS)
 def test_any_text_of_a_question(sweep, query, text):
-    sweep.check_request(lambda: graphql(sweep.server, {"query": query, "variables": {"r": sweep.run, "t": text}}))
+    sweep.check_request(
+        lambda: graphql(sweep.server, {"query": query, "variables": {"r": sweep.run, "t": text}})
+    )
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 300, "ä" * 130])
 def test_a_name_that_no_disk_takes(sweep, name):
     from urllib.parse import quote
 
-    assert send(sweep.server, "PUT", f"/storage/runs/1/{quote(name)}", b"x", sweep.server.server.key)[0] == 400
+    assert (
+        send(sweep.server, "PUT", f"/storage/runs/1/{quote(name)}", b"x", sweep.server.server.key)[
+            0
+        ]
+        == 400
+    )
 
 
 def test_a_name_that_is_taken(sweep):

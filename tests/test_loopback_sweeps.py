@@ -38,7 +38,9 @@ def test_two_agents_search_and_hyperband_stops_runs(served, cwd):  # noqa: F811
         + SLOW.replace("'0.5'", "'0.5', worse")
         + "method: bayes\nrun_cap: 6\nearly_terminate: {type: hyperband, min_iter: 2, eta: 2}\n"
     )
-    path = served.sweep(text + "parameters: {x: {min: -3.0, max: 3.0}, y: {values: [a, null, true, 3]}}\n", cwd)
+    path = served.sweep(
+        text + "parameters: {x: {min: -3.0, max: 3.0}, y: {values: [a, null, true, 3]}}\n", cwd
+    )
     agents = [served.agent(path, cwd, poll=1), served.agent(path, cwd, poll=1)]
     assert [agent.wait(150) for agent in agents] == [0, 0]
     sweep = served.state(path)
@@ -76,8 +78,14 @@ def test_pause_resume_stop(served, cwd):  # noqa: F811
     assert agent.wait(150) == 0
     sweep = served.state(path)
     assert sweep["state"] == "FINISHED"
-    assert [run["state"] for run in sweep["runs"]] == ["finished", "finished"]  # the second was let to its end
-    assert "already finished" in served.run(["wandb", "sweep", "--cancel", path], cwd, check=False).stderr
+    assert [run["state"] for run in sweep["runs"]] == [
+        "finished",
+        "finished",
+    ]  # the second was let to its end
+    assert (
+        "already finished"
+        in served.run(["wandb", "sweep", "--cancel", path], cwd, check=False).stderr
+    )
 
 
 def test_cancel_ends_running_runs(served, cwd):  # noqa: F811
@@ -124,7 +132,9 @@ def test_a_preempted_run_goes_on_elsewhere(served, cwd):  # noqa: F811
     assert served.agent(path, cwd, poll=0.3).wait(150) == 0
     sweep = served.state(path)
     assert sweep["state"] == "FINISHED"
-    assert [(run["state"], run["historyLineCount"]) for run in sweep["runs"]] == [("finished", 6)] * 2
+    assert [(run["state"], run["historyLineCount"]) for run in sweep["runs"]] == [
+        ("finished", 6)
+    ] * 2
     entity, project, _ = path.split("/")
     query = "query H($e: String, $p: String, $r: String!) { project(entityName: $e, name: $p) { run(name: $r) { history } } }"
     for run in sweep["runs"]:
@@ -143,7 +153,11 @@ def test_optuna_drives_the_sweep_and_prunes(served, cwd):  # noqa: F811
             return optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner)
         """)
     )
-    text = HEAD.replace(", impute: latest", "") + SLOW.replace("0.5", "0.9") + "method: custom\nrun_cap: 5\n"
+    text = (
+        HEAD.replace(", impute: latest", "")
+        + SLOW.replace("0.5", "0.9")
+        + "method: custom\nrun_cap: 5\n"
+    )
     text += "scheduler: {engine: optuna, source: study.py, optimizer: study}\nparameters: {x: {min: -2.0, max: 2.0}}\n"
     path = served.sweep(text, cwd)
     log = (cwd / "scheduler.log").open("w")
@@ -167,9 +181,13 @@ def test_a_local_controller_drives_the_sweep(served, cwd):  # noqa: F811
     (cwd / "sweep.yaml").write_text(GRID)
     log = (cwd / "controller.log").open("w")
     command = ["wandb", "sweep", "--controller", "sweep.yaml"]
-    controller = subprocess.Popen(command, cwd=cwd, env=served.environment(), stdout=log, stderr=log)
+    controller = subprocess.Popen(
+        command, cwd=cwd, env=served.environment(), stdout=log, stderr=log
+    )
     try:
-        found = wait_for(lambda: "wandb agent " in (text := (cwd / "controller.log").read_text()) and text)
+        found = wait_for(
+            lambda: "wandb agent " in (text := (cwd / "controller.log").read_text()) and text
+        )
         path = found.partition("wandb agent ")[2].split()[0]
         assert served.agent(path, cwd, poll=0.5).wait(150) == 0
         assert controller.wait(150) == 0
@@ -231,7 +249,9 @@ def test_an_agent_gets_nested_parameters(served, cwd, method):  # noqa: F811
         """)
     )
     nested = "nest: {parameters: {y: {values: [3, 4]}, deep: {parameters: {z: {value: 5}}}}}"
-    path = served.sweep(HEAD + f"method: {method}\nrun_cap: 2\nparameters: {{x: {{value: 1}}, {nested}}}\n", cwd)
+    path = served.sweep(
+        HEAD + f"method: {method}\nrun_cap: 2\nparameters: {{x: {{value: 1}}, {nested}}}\n", cwd
+    )
     assert served.agent(path, cwd, poll=0.3).wait(150) == 0
     runs = served.state(path)["runs"]
     assert [run["state"] for run in runs] == ["finished"] * 2

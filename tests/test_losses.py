@@ -30,14 +30,21 @@ def test_published_loss_is_segmentation_models_own(random):
     import segmentation_models as sm
 
     masks, probabilities = answers(random, ignored=0.0)
-    theirs = sm.losses.DiceLoss(class_weights=np.array([0.1666] * NUM_CLASSES)) + sm.losses.CategoricalFocalLoss()
+    theirs = (
+        sm.losses.DiceLoss(class_weights=np.array([0.1666] * NUM_CLASSES))
+        + sm.losses.CategoricalFocalLoss()
+    )
     expected = float(np.asarray(theirs(one_hot(masks), probabilities)))
-    assert float(LOSSES["dice_focal_published"]()(masks, probabilities)) == pytest.approx(expected, rel=1e-5)
+    assert float(LOSSES["dice_focal_published"]()(masks, probabilities)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_published_loss_bottoms_out_at_0_8334(random):
     masks, _ = answers(random, ignored=0.0)
-    assert float(LOSSES["dice_focal_published"]()(masks, one_hot(masks))) == pytest.approx(0.8334, abs=1e-6)
+    assert float(LOSSES["dice_focal_published"]()(masks, one_hot(masks))) == pytest.approx(
+        0.8334, abs=1e-6
+    )
     assert float(LOSSES["dice_focal"]()(masks, one_hot(masks))) == pytest.approx(0.0, abs=1e-6)
 
 
@@ -46,24 +53,32 @@ def test_dice_counts_only_classes_that_occur(random):
     guess = np.full((2, 8, 8, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
     dice = [2 * (n := (masks == c).sum()) / 6 / (n + masks.size / 6) for c in (0, 1)]
     focal = 0.25 * (5 / 6) ** 2 * math.log(6) / NUM_CLASSES
-    assert float(LOSSES["dice_focal"]()(masks, guess)) == pytest.approx(1 - np.mean(dice) + focal, rel=1e-5)
+    assert float(LOSSES["dice_focal"]()(masks, guess)) == pytest.approx(
+        1 - np.mean(dice) + focal, rel=1e-5
+    )
 
 
 def test_cross_entropy_is_scikit_learns_log_loss(random):
     masks, probabilities = answers(random)
     seen = masks != IGNORE
     expected = log_loss(masks[seen], probabilities[seen].astype(float), labels=range(NUM_CLASSES))
-    assert float(LOSSES["cross_entropy"]()(masks, probabilities)) == pytest.approx(expected, rel=1e-5)
+    assert float(LOSSES["cross_entropy"]()(masks, probabilities)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_ignored_pixels_count_nowhere(name, random):
     masks, probabilities = answers(random)
-    changed = np.where((masks == IGNORE)[..., None], np.roll(probabilities, 1, axis=-1), probabilities)
+    changed = np.where(
+        (masks == IGNORE)[..., None], np.roll(probabilities, 1, axis=-1), probabilities
+    )
     loss = LOSSES[name]()
     assert float(loss(masks, probabilities)) == float(loss(masks, changed))
     floor = 0.8334 if name == "dice_focal_published" else 0.0
-    assert float(loss(np.full_like(masks, IGNORE), probabilities)) == pytest.approx(floor)  # nothing said, nothing wrong
+    assert float(loss(np.full_like(masks, IGNORE), probabilities)) == pytest.approx(
+        floor
+    )  # nothing said, nothing wrong
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -97,7 +112,8 @@ def test_sums_agree_with_keras_and_scikit_learn(random):
     metric.update_state(masks, probabilities)
     confusion, confident_hits, confident = unpack(np.asarray(metric.result()["sums"]))
     np.testing.assert_array_equal(
-        confusion, confusion_matrix(masks[seen], probabilities[seen].argmax(-1), labels=range(NUM_CLASSES))
+        confusion,
+        confusion_matrix(masks[seen], probabilities[seen].argmax(-1), labels=range(NUM_CLASSES)),
     )
     precision, recall = keras.metrics.Precision(), keras.metrics.Recall()
     for keras_metric in (precision, recall):

@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_recall_curve, precision_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    jaccard_score,
+    precision_recall_curve,
+    precision_score,
+    recall_score,
+)
 
 from segmentation import metrics
 from segmentation.labels import CLASSES, IGNORE, NUM_CLASSES, UNLABELED
@@ -12,7 +19,10 @@ from segmentation.labels import CLASSES, IGNORE, NUM_CLASSES, UNLABELED
 def answer(random):
     """Truth without class 1, some of it ignored, and a prediction that never says 3."""
     mask = random.choice([0, 2, 3, 4, 5, IGNORE], (4, 16, 16)).astype(np.uint8)
-    prediction = np.where(random.random(mask.shape) < 0.6, mask, random.integers(0, 3, mask.shape)) % NUM_CLASSES
+    prediction = (
+        np.where(random.random(mask.shape) < 0.6, mask, random.integers(0, 3, mask.shape))
+        % NUM_CLASSES
+    )
     prediction[prediction == 3] = 1
     return mask, prediction
 
@@ -25,7 +35,9 @@ def test_confusion_values_are_scikit_learns(answer):
     assert confusion.sum() == seen.sum()
     assert metrics.accuracy(confusion) == pytest.approx(accuracy_score(truth, guess))
     options = {"labels": range(NUM_CLASSES), "average": None, "zero_division": np.nan}
-    np.testing.assert_allclose(metrics.iou(confusion), jaccard_score(truth, guess, **options | {"zero_division": 0}))
+    np.testing.assert_allclose(
+        metrics.iou(confusion), jaccard_score(truth, guess, **options | {"zero_division": 0})
+    )
     precision, recall, f1 = metrics.precision_recall_f1(confusion)
     np.testing.assert_allclose(precision, precision_score(truth, guess, **options))
     np.testing.assert_allclose(recall, recall_score(truth, guess, **options))
@@ -36,7 +48,9 @@ def test_mean_iou_is_over_classes_present(answer):
     confusion = metrics.confusion_matrix(*answer)
     present = [0, 2, 3, 4, 5]
     assert metrics.mean_iou(confusion) == pytest.approx(np.mean(metrics.iou(confusion)[present]))
-    assert metrics.mean_iou(confusion, unlabeled=False) == pytest.approx(np.mean(metrics.iou(confusion)[present[:-1]]))
+    assert metrics.mean_iou(confusion, unlabeled=False) == pytest.approx(
+        np.mean(metrics.iou(confusion)[present[:-1]])
+    )
     assert present[-1] == UNLABELED
 
 
@@ -48,7 +62,11 @@ def test_confusions_add_up(answer):
 
 def test_nothing_seen_is_undefined_not_perfect():
     nothing = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
-    assert np.isnan(metrics.accuracy(nothing)) and np.isnan(metrics.mean_iou(nothing)) and np.isnan(metrics.iou(nothing)).all()
+    assert (
+        np.isnan(metrics.accuracy(nothing))
+        and np.isnan(metrics.mean_iou(nothing))
+        and np.isnan(metrics.iou(nothing)).all()
+    )
     assert set(metrics.summarize(nothing, 0, 0)) == {"precision"}
 
 
@@ -57,7 +75,9 @@ def test_pool_counts_all_and_samples_labelled_pixels(random):
     probabilities = random.dirichlet(np.ones(NUM_CLASSES), (4, 8, 8))
     batches = [(None, masks[i : i + 2], probabilities[i : i + 2]) for i in (0, 2)]
     confusion, truth, sample = metrics.pool(batches, pixels_a_batch=10)
-    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(masks, probabilities.argmax(-1)))
+    np.testing.assert_array_equal(
+        confusion, metrics.confusion_matrix(masks, probabilities.argmax(-1))
+    )
     assert truth.shape == (20,) and sample.shape == (20, NUM_CLASSES) and IGNORE not in truth
     again = metrics.pool(batches, pixels_a_batch=10)
     np.testing.assert_array_equal(sample, again[2])

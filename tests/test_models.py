@@ -32,7 +32,9 @@ def activations(model: keras.Model) -> set[str]:
         if isinstance(layer, keras.Model):
             found |= {inner.activation.__name__ for inner in layer.layers if inner.name.startswith(models.DECODER_PREFIXES)
                       if isinstance(inner, keras.layers.Activation)}  # fmt: skip
-        elif isinstance(layer, keras.layers.Conv2D) and not isinstance(layer, keras.layers.Conv2DTranspose):
+        elif isinstance(layer, keras.layers.Conv2D) and not isinstance(
+            layer, keras.layers.Conv2DTranspose
+        ):
             found |= {layer.activation.__name__} if layer.name != "scores" else set()
     return found
 
@@ -60,13 +62,25 @@ def test_every_activation_fits_and_predicts(family, activation, tiny_set):
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("fpn", 64), ("linknet", 64), ("pspnet", 96), ("unet", 64)])
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("fpn", 64), ("linknet", 64), ("pspnet", 96), ("unet", 64)]
+)
 def test_every_architecture_takes_the_activation_in_its_decoder_alone(architecture, size):
-    model = models.build(Config(architecture=architecture, backbone="mobilenetv2", activation="tanh"), size)
+    model = models.build(
+        Config(architecture=architecture, backbone="mobilenetv2", activation="tanh"), size
+    )
     network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
-    changed = {layer.name for layer in network.layers if getattr(layer, "activation", None) is keras.activations.tanh}
+    changed = {
+        layer.name
+        for layer in network.layers
+        if getattr(layer, "activation", None) is keras.activations.tanh
+    }
     assert changed and all(name.startswith(models.DECODER_PREFIXES) for name in changed)
-    left = [layer.name for layer in network.layers if getattr(layer, "activation", None) is keras.activations.relu]
+    left = [
+        layer.name
+        for layer in network.layers
+        if getattr(layer, "activation", None) is keras.activations.relu
+    ]
     assert not any(name.startswith(models.DECODER_PREFIXES) for name in left)
 
 
@@ -78,7 +92,9 @@ def test_scaling_is_what_the_backbone_was_trained_with(backbone, random):
     image = keras.Input((32, 32, 3), dtype="uint8")
     preprocess = sm.get_preprocessing(backbone)
     scaled = keras.Model(image, models._as_trained(image, preprocess))
-    np.testing.assert_allclose(np.asarray(scaled(images)), preprocess(images.astype(np.float32)), atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(scaled(images)), preprocess(images.astype(np.float32)), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -92,7 +108,9 @@ def test_a_saved_model_opens_in_a_fresh_process_without_this_package(family, tmp
         "np.testing.assert_allclose(m.predict_on_batch(e['images']), e['probabilities'], atol=1e-5);"
         "assert 'segmentation' not in sys.modules; print('same')"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.strip().endswith("same"), done.stderr
 
 
@@ -109,7 +127,11 @@ def test_the_head_stays_float32_under_mixed_precision(policy, random):
 
 def test_auto_precision_is_a_policy_of_keras():
     device, precision = models.set_precision("auto")
-    assert precision == keras.config.dtype_policy().name and precision in ("float32", "mixed_bfloat16", "mixed_float16")
+    assert precision == keras.config.dtype_policy().name and precision in (
+        "float32",
+        "mixed_bfloat16",
+        "mixed_float16",
+    )
     assert models.set_precision("float32") == (device, "float32")
 
 
@@ -122,14 +144,22 @@ def weights_file(backbone: str) -> tuple[str, str]:
     """Name and origin of the ImageNet weights that segmentation-models would fetch for a backbone."""
     from classification_models.weights import WEIGHTS_COLLECTION
 
-    entry = next(w for w in WEIGHTS_COLLECTION if w["model"] == backbone and w["dataset"] == "imagenet" and not w["include_top"])
+    entry = next(
+        w
+        for w in WEIGHTS_COLLECTION
+        if w["model"] == backbone and w["dataset"] == "imagenet" and not w["include_top"]
+    )
     return entry
 
 
 def test_pretrained_weights_without_a_network_are_one_clear_line(monkeypatch, tmp_path):
-    monkeypatch.setitem(weights_file("resnet18"), "url", "http://127.0.0.1:9/none.h5")  # nobody listens at port 9
+    monkeypatch.setitem(
+        weights_file("resnet18"), "url", "http://127.0.0.1:9/none.h5"
+    )  # nobody listens at port 9
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with pytest.raises(ConnectionError, match=r"resnet18 could not be fetched .*leave out --pretrained"):
+    with pytest.raises(
+        ConnectionError, match=r"resnet18 could not be fetched .*leave out --pretrained"
+    ):
         models.build(Config(backbone="resnet18", pretrained=True), 32)
 
 
@@ -139,14 +169,20 @@ def test_pretrained_weights_are_loaded_into_the_encoder(monkeypatch, tmp_path):
 
     from classification_models.tfkeras import Classifiers
 
-    source = Classifiers.get("resnet18")[0](input_shape=(32, 32, 3), weights=None, include_top=False)
+    source = Classifiers.get("resnet18")[0](
+        input_shape=(32, 32, 3), weights=None, include_top=False
+    )
     path = tmp_path / "made.h5"
     source.save(path)
     entry = weights_file("resnet18")
     monkeypatch.setitem(entry, "url", path.as_uri())
-    monkeypatch.setitem(entry, "md5", hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest())
+    monkeypatch.setitem(
+        entry, "md5", hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    )
     monkeypatch.setitem(entry, "name", "made.h5")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     model = models.build(Config(backbone="resnet18", pretrained=True), 32)
     network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
-    np.testing.assert_array_equal(network.get_layer("conv0").get_weights()[0], source.get_layer("conv0").get_weights()[0])
+    np.testing.assert_array_equal(
+        network.get_layer("conv0").get_weights()[0], source.get_layer("conv0").get_weights()[0]
+    )

@@ -86,7 +86,9 @@ def save(path, pixels):
 @pytest.mark.parametrize("grid", ["cover", "crop"])
 def test_every_stored_patch_is_where_the_table_says(city, tmp_path, grid):
     prepare(city, tmp_path / "set", Options(patch_size=32, grid=grid))
-    stored, masks = (np.load(tmp_path / "set" / name, mmap_mode="r") for name in ("images.npy", "masks.npy"))
+    stored, masks = (
+        np.load(tmp_path / "set" / name, mmap_mode="r") for name in ("images.npy", "masks.npy")
+    )
     rows = rows_of(tmp_path / "set")
     assert stored.shape == (len(rows), 32, 32, 3) and masks.shape == (len(rows), 32, 32)
     assert stored.dtype == masks.dtype == np.uint8
@@ -96,8 +98,12 @@ def test_every_stored_patch_is_where_the_table_says(city, tmp_path, grid):
         expected.append((tile, part, top, left))
         window = slice(top, top + 32), slice(left, left + 32)
         folder = city / f"Tile {tile}"
-        np.testing.assert_array_equal(image, read(folder / "images" / f"image_part_{part:03d}.jpg")[window])
-        np.testing.assert_array_equal(mask, encode(read(folder / "masks" / f"image_part_{part:03d}.png"))[window])
+        np.testing.assert_array_equal(
+            image, read(folder / "images" / f"image_part_{part:03d}.jpg")[window]
+        )
+        np.testing.assert_array_equal(
+            mask, encode(read(folder / "masks" / f"image_part_{part:03d}.png"))[window]
+        )
         shares = [float(row[name]) for name in (*CLASSES, "ignore")]
         np.testing.assert_allclose(shares, count(mask) / mask.size, atol=1e-6)
     assert expected == sorted(expected) and len(set(expected)) == len(expected)
@@ -110,11 +116,20 @@ def test_manifest_counts_what_is_there(city, prepared):
     manifest = json.loads((prepared / "manifest.json").read_text())
     rows, masks = rows_of(prepared), np.load(prepared / "masks.npy")
     splits = np.array([row["split"] for row in rows])
-    assert manifest["format_version"] == 1 and manifest["leaks"] is False and manifest["patch_size"] == 32
-    assert manifest["patches"] == {"total": len(rows), **{name: int((splits == name).sum()) for name in ("train", "val", "test")}}
+    assert (
+        manifest["format_version"] == 1
+        and manifest["leaks"] is False
+        and manifest["patch_size"] == 32
+    )
+    assert manifest["patches"] == {
+        "total": len(rows),
+        **{name: int((splits == name).sum()) for name in ("train", "val", "test")},
+    }
     for name in ("train", "val", "test"):
         assert list(manifest["pixels"][name].values()) == count(masks[splits == name]).tolist()
-        assert manifest["split"]["tiles"][name] == sorted({int(row["tile"]) for row in rows if row["split"] == name})
+        assert manifest["split"]["tiles"][name] == sorted(
+            {int(row["tile"]) for row in rows if row["split"] == name}
+        )
         assert sum(manifest["split"]["shares"][name].values()) == pytest.approx(1, abs=1e-5)
     raw = sum(count(encode(read(path))) for path in city.glob("Tile */masks/*.png"))
     assert list(manifest["pixels"]["raw"].values()) == raw.tolist()
@@ -142,7 +157,9 @@ def test_scale_keeps_the_grid_and_shrinks_the_patches(city, prepared, tmp_path):
     prepare(city, tmp_path / "set", Options(patch_size=32, scale=4))
     full, small = rows_of(prepared), rows_of(tmp_path / "set")
     place = ("tile", "part", "row", "column", "split")
-    assert [[row[name] for name in place] for row in full] == [[row[name] for name in place] for row in small]
+    assert [[row[name] for name in place] for row in full] == [
+        [row[name] for name in place] for row in small
+    ]
     whole, shrunk = (np.load(folder / "images.npy") for folder in (prepared, tmp_path / "set"))
     mean = whole.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4))
     assert shrunk.shape[1:] == (8, 8, 3) and np.abs(shrunk - mean).max() <= 0.5
@@ -160,11 +177,20 @@ def test_other_options_or_files_never_overwrite_silently(copy, tmp_path):
     prepare(copy, out, SMALL)
     before = content_of(out)
     other = run(copy, out, "--patch-size", 32, "--grid", "crop")
-    assert other.exit_code == 1 and "was prepared with --grid cover; name another folder" in other.output
-    shutil.copy(copy / "Tile 1/images/image_part_001.jpg", copy / "Tile 1/images/image_part_004.jpg")
+    assert (
+        other.exit_code == 1
+        and "was prepared with --grid cover; name another folder" in other.output
+    )
+    shutil.copy(
+        copy / "Tile 1/images/image_part_001.jpg", copy / "Tile 1/images/image_part_004.jpg"
+    )
     shutil.copy(copy / "Tile 1/masks/image_part_001.png", copy / "Tile 1/masks/image_part_004.png")
     changed = run(copy, out, "--patch-size", 32)
-    assert changed.exit_code == 1 and "from other files" in changed.output and "--force" in changed.output
+    assert (
+        changed.exit_code == 1
+        and "from other files" in changed.output
+        and "--force" in changed.output
+    )
     assert content_of(out) == before
     forced = run(copy, out, "--patch-size", 32, "--grid", "crop", "--force")
     assert forced.exit_code == 0 and content_of(out) != before
@@ -203,8 +229,12 @@ def spoil(raw):
         content = (one / name).read_bytes()
         (one / name).write_bytes(content[: len(content) // share])
         said[f"Tile 1/{name}"] = f"truncated {name[-3:].upper().replace('JPG', 'JPEG')}"
-    content = (two / "images/image_part_001.jpg").read_bytes()  # a download that reserved its space and then broke off
-    (two / "images/image_part_001.jpg").write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+    content = (
+        two / "images/image_part_001.jpg"
+    ).read_bytes()  # a download that reserved its space and then broke off
+    (two / "images/image_part_001.jpg").write_bytes(
+        content[: len(content) // 2].ljust(len(content), b"\0")
+    )
     said["Tile 2/images/image_part_001.jpg"] = "truncated JPEG"
     (two / "images/image_part_002.jpg").write_bytes(b"<html>")
     said["Tile 2/images/image_part_002.jpg"] = "not a JPEG file"
@@ -217,21 +247,28 @@ def spoil(raw):
     mask = read(three / "masks/image_part_005.png")
     save(three / "masks/image_part_005.png", mask[:-1])
     height, width = mask.shape[:2]
-    said["Tile 3/images/image_part_005.jpg"] = f"{height}x{width} px, but its mask is {height - 1}x{width} px"
+    said["Tile 3/images/image_part_005.jpg"] = (
+        f"{height}x{width} px, but its mask is {height - 1}x{width} px"
+    )
     for kind, ending in (("images", ".jpg"), ("masks", ".png")):
         path = three / kind / f"image_part_006{ending}"
         save(path, read(path)[:20])
     said["Tile 3/images/image_part_006.jpg"] = "smaller than one 32 px patch; lower --patch-size"
     mask[3, 7:9] = (1, 2, 3)
     mask[4, 0] = COLORS[0] + 1
-    save(four / "masks/image_part_001.png", np.resize(mask, read(four / "images/image_part_001.jpg").shape))
+    save(
+        four / "masks/image_part_001.png",
+        np.resize(mask, read(four / "images/image_part_001.jpg").shape),
+    )
     (four / "images/holiday.jpg").touch()
     said["Tile 4/images/holiday.jpg"] = "expected a name like image_part_001.jpg"
     (four / "images/.DS_Store").touch()  # what computers leave behind is no part
     mask = np.full_like(read(four / "masks/image_part_002.png"), COLORS[1])
     mask[3, 7:9] = (1, 2, 3)
     save(four / "masks/image_part_002.png", mask)
-    said["Tile 4/masks/image_part_002.png"] = "unknown colour #010203 on 2 px, first at row 3, column 7"
+    said["Tile 4/masks/image_part_002.png"] = (
+        "unknown colour #010203 on 2 px, first at row 3, column 7"
+    )
     return said
 
 
@@ -241,8 +278,14 @@ def test_all_bad_files_are_told_at_once_before_anything_is_written(copy, tmp_pat
     lines = [line.strip() for line in result.output.splitlines()]
     assert result.exit_code == 1
     for path, words in said.items():
-        assert any(line.startswith(f"{path}: ") and words in line for line in lines), (path, words, result.output)
-    assert f"{len(said) + 1} files cannot be used" in result.output  # and Tile 4's first mask, of resized colours
+        assert any(line.startswith(f"{path}: ") and words in line for line in lines), (
+            path,
+            words,
+            result.output,
+        )
+    assert (
+        f"{len(said) + 1} files cannot be used" in result.output
+    )  # and Tile 4's first mask, of resized colours
     assert ".DS_Store" not in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
@@ -269,13 +312,21 @@ def test_what_only_decoding_finds_and_odd_files_are_lines(copy, tmp_path):
     pngs = sorted((two / "masks").iterdir())
     spoiled(pngs[0], images.png_of_size(65000, 65000), "65000x65000 px, and an image may have")
     spoiled(pngs[1], pngs[1].read_bytes()[:20], "truncated PNG")
-    spoiled(pngs[2], pngs[2].read_bytes()[:8] + pngs[2].read_bytes()[33:], "does not begin with a header")
+    spoiled(
+        pngs[2],
+        pngs[2].read_bytes()[:8] + pngs[2].read_bytes()[33:],
+        "does not begin with a header",
+    )
     result = run(copy, tmp_path / "set", "--patch-size", 32)
     assert result.exit_code == 1
     lines = [line.strip() for line in result.output.splitlines()]
     assert len(lines) == 1 + len(said)
     for path, words in said.items():
-        assert any(line.startswith(f"{path}: ") and words in line for line in lines), (path, words, result.output)
+        assert any(line.startswith(f"{path}: ") and words in line for line in lines), (
+            path,
+            words,
+            result.output,
+        )
 
 
 @pytest.mark.parametrize("name", ["tile 3", "Tile 03", "Tile3", "Tile ٣", "Tile  3", "TILE_3"])
@@ -295,7 +346,9 @@ def test_image_and_mask_are_taken_as_stored_whatever_the_orientation(copy, prepa
 
 def test_the_manifest_holds_the_checksums_of_the_files(prepared):
     files = json.loads((prepared / "manifest.json").read_text())["files"]
-    assert files == {name: hashlib.sha256((prepared / name).read_bytes()).hexdigest() for name in FILES[:-1]}
+    assert files == {
+        name: hashlib.sha256((prepared / name).read_bytes()).hexdigest() for name in FILES[:-1]
+    }
 
 
 def test_a_damaged_set_is_not_taken_for_a_prepared_one(city, tmp_path):
@@ -304,8 +357,13 @@ def test_a_damaged_set_is_not_taken_for_a_prepared_one(city, tmp_path):
     before = content_of(out)
     (out / "masks.npy").write_bytes(before["masks.npy"][:-1])
     damaged = run(city, out, "--patch-size", 32)
-    assert damaged.exit_code == 1 and f"{out / 'masks.npy'} is not the file that was prepared" in damaged.output
-    assert run(city, out, "--patch-size", 32, "--force").exit_code == 0 and content_of(out) == before
+    assert (
+        damaged.exit_code == 1
+        and f"{out / 'masks.npy'} is not the file that was prepared" in damaged.output
+    )
+    assert (
+        run(city, out, "--patch-size", 32, "--force").exit_code == 0 and content_of(out) == before
+    )
 
 
 @pytest.mark.parametrize("size", [0, 60, 400, 20_000, 100_000])
@@ -313,7 +371,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(city, tmp_path, size):
     """Of the city: images.npy 885 kB, masks.npy 295 kB, patches.csv 24 kB, manifest.json 11 kB."""
     with images.largest_file(size):
         full = run(city, tmp_path / "set", "--patch-size", 32)
-    assert full.exit_code == 1 and full.output.startswith(f"Error: cannot write {tmp_path / 'set'}: File too large")
+    assert full.exit_code == 1 and full.output.startswith(
+        f"Error: cannot write {tmp_path / 'set'}: File too large"
+    )
     assert full.output.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
@@ -322,9 +382,15 @@ def test_a_disk_that_fails_late_leaves_nothing(city, tmp_path, name, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"segmentation.prepare.{name}" if name.startswith("_") else f"pathlib.Path.{name}", full)
+    monkeypatch.setattr(
+        f"segmentation.prepare.{name}" if name.startswith("_") else f"pathlib.Path.{name}", full
+    )
     result = run(city, tmp_path / "set", "--patch-size", 32)
-    assert result.exit_code == 1 and "No space left on device" in result.output and result.output.count("\n") == 1
+    assert (
+        result.exit_code == 1
+        and "No space left on device" in result.output
+        and result.output.count("\n") == 1
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -333,10 +399,14 @@ def test_an_impossible_place_is_one_line_before_any_image_is_read(city, tmp_path
     (tmp_path / "file").touch()
     for out in (tmp_path / "file" / "set", tmp_path / "file" / "a" / "b", tmp_path / ("x" * 300)):
         refused = run(city, out, "--patch-size", 32)
-        assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), refused.output
+        assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), (
+            refused.output
+        )
         assert refused.output.count("\n") == 1
     refused = run(Path("x" * 300), tmp_path / "set")
-    assert refused.exit_code == 1 and refused.output.startswith("Error: RAW cannot be xxx"), refused.output
+    assert refused.exit_code == 1 and refused.output.startswith("Error: RAW cannot be xxx"), (
+        refused.output
+    )
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(UserError, match=f"{tmp_path} is not writable"):
         prepare(city, tmp_path / "set", SMALL)
@@ -347,7 +417,10 @@ def test_unknown_colors_stop_or_are_ignored(copy, tmp_path):
     mask = read(path)
     mask[0, :5] = (10, 20, 30)
     save(path, mask)
-    with pytest.raises(BadInputError, match=r"1 file cannot be used:\n  Tile 1/masks/image_part_001.png: .* #0A141E on 5 px"):
+    with pytest.raises(
+        BadInputError,
+        match=r"1 file cannot be used:\n  Tile 1/masks/image_part_001.png: .* #0A141E on 5 px",
+    ):
         prepare(copy, tmp_path / "set", SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
     assert prepare(copy, tmp_path / "set", Options(patch_size=32, on_unknown="ignore"))
@@ -368,7 +441,9 @@ def test_bad_options_are_told_before_the_folder_is_looked_at(tmp_path, arguments
 
 
 def test_a_missing_or_empty_folder_says_the_way_out(tmp_path):
-    assert "nowhere does not exist; --download" in run(tmp_path / "nowhere", tmp_path / "set").output
+    assert (
+        "nowhere does not exist; --download" in run(tmp_path / "nowhere", tmp_path / "set").output
+    )
     (tmp_path / "empty").mkdir()
     assert "holds no folder named 'Tile 1'" in run(tmp_path / "empty", tmp_path / "set").output
     (tmp_path / "hollow/Tile 1/images").mkdir(parents=True)
@@ -384,8 +459,13 @@ def test_a_failed_download_is_one_plain_message(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "kagglehub", NoKaggle)
     result = run(tmp_path / "raw", tmp_path / "set", "--download")
-    assert result.exit_code == 1 and "could not download the data set: no route to host" in result.output
-    assert "kaggle.com/datasets/humansintheloop" in result.output and "Traceback" not in result.output
+    assert (
+        result.exit_code == 1
+        and "could not download the data set: no route to host" in result.output
+    )
+    assert (
+        "kaggle.com/datasets/humansintheloop" in result.output and "Traceback" not in result.output
+    )
 
 
 def test_two_runs_at_once_do_not_mix(city, tmp_path):
@@ -417,9 +497,19 @@ module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), options, force=len(sys.argv
 
 
 @pytest.mark.parametrize(
-    ("where", "calls"), [("put", 0), ("put", 30), ("_write_table", 0), ("_manifest", 0), ("write_text", 0), ("rename", 0)]
+    ("where", "calls"),
+    [
+        ("put", 0),
+        ("put", 30),
+        ("_write_table", 0),
+        ("_manifest", 0),
+        ("write_text", 0),
+        ("rename", 0),
+    ],
 )
-def test_kill_leaves_no_half_set_and_the_next_run_makes_the_same(city, prepared, tmp_path, where, calls):
+def test_kill_leaves_no_half_set_and_the_next_run_makes_the_same(
+    city, prepared, tmp_path, where, calls
+):
     out = tmp_path / "set"
     command = [sys.executable, "-c", KILLED, str(city), str(out), where, str(calls)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
@@ -442,11 +532,27 @@ def test_kill_while_replacing_leaves_a_whole_set_or_none(city, prepared, tmp_pat
 
 
 def test_the_real_set_gives_1305_patches_and_its_class_totals(real_set, tmp_path):
-    command = [sys.executable, "-m", "segmentation.prepare", real_set, tmp_path / "set", "--grid", "crop", "--scale", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "segmentation.prepare",
+        real_set,
+        tmp_path / "set",
+        "--grid",
+        "crop",
+        "--scale",
+        "4",
+    ]
     # From a small process in between: a child's peak memory counts from what its parent held when it was forked.
     watch = "import resource as r, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
     watch += "print(r.getrusage(r.RUSAGE_CHILDREN).ru_maxrss)"
-    done = subprocess.run([sys.executable, "-c", watch, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", watch, *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(done.stdout) < 1024 * 1024  # KiB: peak memory stays under 1 GiB
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["patches"]["total"] == 1305 and manifest["pixels"]["raw"] == REAL_PIXELS

@@ -16,7 +16,12 @@ PAGES = [ROOT / "README.md", ROOT / "loopback" / "README.md"]
 
 def test_the_table_of_hyperparameters_is_made_from_config():
     text = PAGES[0].read_text()
-    assert text.partition("made by: python -m segmentation.options -->\n")[2].partition("\n<!-- end")[0] == table()
+    assert (
+        text.partition("made by: python -m segmentation.options -->\n")[2].partition("\n<!-- end")[
+            0
+        ]
+        == table()
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
@@ -28,7 +33,9 @@ def test_links_and_pictures_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_commands_name_modules_and_sweeps_that_exist(page):
     text = page.read_text()
-    modules = set(re.findall(r"python -m ((?:segmentation|analysis|loopback|benchmarks)[.\w]*)", text))
+    modules = set(
+        re.findall(r"python -m ((?:segmentation|analysis|loopback|benchmarks)[.\w]*)", text)
+    )
     assert modules and all(importlib.util.find_spec(module.rstrip(".")) for module in modules)
     assert all((ROOT / name).exists() for name in re.findall(r"sweeps/\w+\.yaml", text))
 
@@ -46,7 +53,9 @@ def test_a_dry_run_of_make_demo_runs_nothing(tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     python.chmod(0o755)
-    shown = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
     assert "sweeps/demo.yaml" in shown and "analysis.report" in shown
     assert not (tmp_path / "ran").exists()
 

@@ -62,7 +62,9 @@ def test_curves_have_the_shapes_of_real_ones():
         assert 0.005 < np.mean(final < 1.05 * task.optimum) < 0.1  # few are good
         assert 1 < task.oracle(0.05) <= task.oracle(0.02) <= FULL
         first = np.array([truth[0] for _, truth in task.grid])
-        assert 0.3 < np.corrcoef(first[final < WORST], final[final < WORST])[0, 1] < 0.999  # the first epoch tells something
+        assert (
+            0.3 < np.corrcoef(first[final < WORST], final[final < WORST])[0, 1] < 0.999
+        )  # the first epoch tells something
 
 
 def test_two_repeats_differ_by_noise_alone():
@@ -93,17 +95,30 @@ def test_the_clock_lets_fast_runs_report_first_and_honours_budgets_and_stops():
     task = Synthetic(1)
     engine = Scripted([(SLOW, 27), (GOOD, 3), (GOOD, 27), (GOOD, 27)])
     trace = replay(engine, task, agents=2, budget=6)
-    assert [h[0] for h in engine.heard[2:6]] == ["run 1", "run 1", "run 1", "ended"]  # 1.5 s an epoch against 5 s
+    assert [h[0] for h in engine.heard[2:6]] == [
+        "run 1",
+        "run 1",
+        "run 1",
+        "ended",
+    ]  # 1.5 s an epoch against 5 s
     assert trace.seconds == sorted(trace.seconds) and trace.epochs == list(range(1, 7))
     assert trace.best == sorted(trace.best, reverse=True)
     engine = Scripted([(GOOD, 27)] * 9, stop_at=2)
     replay(engine, task, agents=1, budget=4)
-    assert [h for h in engine.heard if h[0] == "ended"] == [("ended", f"run {i}", "stopped") for i in range(2)]
+    assert [h for h in engine.heard if h[0] == "ended"] == [
+        ("ended", f"run {i}", "stopped") for i in range(2)
+    ]
 
 
 def test_a_run_that_diverges_ends_and_is_no_success():
     task = Synthetic(1)
-    engine = Scripted([(GOOD | {"learning_rate": 0.1, "activation": a}, 27) for a in ("relu", "tanh", "swish", None)] * 9)
+    engine = Scripted(
+        [
+            (GOOD | {"learning_rate": 0.1, "activation": a}, 27)
+            for a in ("relu", "tanh", "swish", None)
+        ]
+        * 9
+    )
     trace = replay(engine, task, agents=1, budget=8)
     ended = [h for h in engine.heard if h[0] == "ended"]
     assert ended and all(status == "diverged" for *_, status in ended)
@@ -114,7 +129,9 @@ def test_a_run_that_diverges_ends_and_is_no_success():
 @pytest.mark.parametrize("name", [name for name in ENGINES if name not in PEERS])
 def test_every_engine_repeats_exactly(name):
     first, again = (replay(ENGINES[name](3), Synthetic(2), budget=60) for _ in range(2))
-    assert first.best == again.best and [run["params"] for run in first.runs] == [run["params"] for run in again.runs]
+    assert first.best == again.best and [run["params"] for run in first.runs] == [
+        run["params"] for run in again.runs
+    ]
 
 
 def test_an_engine_may_live_in_another_process(tmp_path, monkeypatch):
@@ -128,7 +145,10 @@ def test_an_engine_may_live_in_another_process(tmp_path, monkeypatch):
         """)
     )
     engine = ProcessEngine([sys.executable, "-W", "ignore", str(script)], seed=3)
-    there, here = replay(engine, Synthetic(2), budget=60), replay(ENGINES["ours tpe_halving"](3), Synthetic(2), budget=60)
+    there, here = (
+        replay(engine, Synthetic(2), budget=60),
+        replay(ENGINES["ours tpe_halving"](3), Synthetic(2), budget=60),
+    )
     engine.close()
     assert there.best == here.best
 
@@ -162,7 +182,10 @@ def table(tmp_path):
 def test_a_proposal_is_answered_by_the_nearest_configuration_of_its_activation(table):
     task, draw = Curves(table), np.random.default_rng(0)
     for _ in range(300):
-        params = {"batch_size": int(draw.integers(1, 33)), "learning_rate": 10 ** draw.uniform(-4, -1)}
+        params = {
+            "batch_size": int(draw.integers(1, 33)),
+            "learning_rate": 10 ** draw.uniform(-4, -1),
+        }
         params |= {"activation": [None, "linear", "relu", "tanh", "swish"][draw.integers(5)]}
 
         def distance(row, params=params):
@@ -182,12 +205,17 @@ def test_real_curves_report_running_minima_and_truths_are_means_over_repeats(tab
         one = Curves(table, seed)
         for again in range(2):  # a second replay begins anew
             assert [one.run(params, repeat)[0].tolist() for repeat in range(3)] == turns, again
-    assert task.truth(params) == pytest.approx(np.mean([first, second], axis=0)) and task.seconds(params) == 3.0
+    assert (
+        task.truth(params) == pytest.approx(np.mean([first, second], axis=0))
+        and task.seconds(params) == 3.0
+    )
     values, diverged = task.run(params | {"activation": None}, 0)
     assert values.tolist() == [0.8, 0.8, 0.7, WORST] and diverged
     assert task.truth(params | {"activation": None}).tolist() == [WORST] * FULL
     dead = {"batch_size": 8, "learning_rate": 0.1, "activation": "relu"}
-    assert task.run(dead, 0)[0].tolist() == [WORST] and task.seconds(dead) == pytest.approx(np.mean([2, 4, 1, 3, 3, 1, 1, 1]))
+    assert task.run(dead, 0)[0].tolist() == [WORST] and task.seconds(dead) == pytest.approx(
+        np.mean([2, 4, 1, 3, 3, 1, 1, 1])
+    )
     assert task.truth(params | {"activation": "swish"})[-1] == pytest.approx((WORST + 0.9) / 2)
     assert task.optimum == pytest.approx(0.6) and (task.oracle(0.05), task.oracle(0.3)) == (3, 1)
 
@@ -198,13 +226,17 @@ def test_a_table_that_cannot_answer_says_so(tmp_path):
     with pytest.raises(ValueError, match="no curve with activation swish, tanh yet"):
         Curves(saved(tmp_path / "few.csv", ROWS[:6])).truth(GOOD)
     with pytest.raises(ValueError, match="oom after 3 epochs"):
-        Curves(saved(tmp_path / "bad.csv", [(8, 0.1, "relu", 0, "oom", 1.0, [1.0] * 3)])).truth(GOOD)
+        Curves(saved(tmp_path / "bad.csv", [(8, 0.1, "relu", 0, "oom", 1.0, [1.0] * 3)])).truth(
+            GOOD
+        )
 
 
 def test_an_engine_hears_each_value_when_the_clock_reaches_it(table):
     """And nothing that is not the value of a run that it asked for, on either kind of task."""
     for make in (lambda: Synthetic(1), lambda: Curves(table)):
-        engine = Scripted([(SLOW, 27), (GOOD, 3), (GOOD | {"activation": "tanh"}, 27), (GOOD, 9)] * 9)
+        engine = Scripted(
+            [(SLOW, 27), (GOOD, 3), (GOOD | {"activation": "tanh"}, 27), (GOOD, 9)] * 9
+        )
         task, trace = make(), replay(engine, make(), agents=3, budget=60)
         values = [task.run(run["params"], repeat)[0] for repeat, run in enumerate(trace.runs)]
         reports = [what for what in engine.heard if what[0] not in ("ask", "ended")]
@@ -212,12 +244,21 @@ def test_an_engine_hears_each_value_when_the_clock_reaches_it(table):
         for now, (key, epoch, value) in zip(trace.seconds, reports, strict=True):
             number = int(key.split()[1])
             run = trace.runs[number]
-            assert now == pytest.approx(run["start"] + epoch * task.seconds(run["params"])) and value == values[number][epoch - 1]
+            assert (
+                now == pytest.approx(run["start"] + epoch * task.seconds(run["params"]))
+                and value == values[number][epoch - 1]
+            )
 
 
-def line(engine="a", seed=0, near=100, nearer=None, regret=0.1, milliseconds=2.0, version="optuna 5"):
+def line(
+    engine="a", seed=0, near=100, nearer=None, regret=0.1, milliseconds=2.0, version="optuna 5"
+):
     """A line of a replay of 500 epochs and 1000 s, two seconds an epoch."""
-    made = dict(zip(KEY, ("synthetic", seed, engine, 4, 500), strict=True)) | {"version": version, "optimum": 0.5, "oracle": 10}
+    made = dict(zip(KEY, ("synthetic", seed, engine, 4, 500), strict=True)) | {
+        "version": version,
+        "optimum": 0.5,
+        "oracle": 10,
+    }
     for within, epochs in (("0.05", near), ("0.02", nearer)):
         made |= {f"epochs {within}": epochs, f"seconds {within}": epochs and 2.0 * epochs}
     made |= {"runs": 50, "seconds": 1000.0, "regret 486": regret, "regret 1944": None}
@@ -227,7 +268,11 @@ def line(engine="a", seed=0, near=100, nearer=None, regret=0.1, milliseconds=2.0
 
 def test_the_table_agrees_with_a_hand_computed_one(tmp_path):
     made = [line("b", seed, near, near, version=None) for seed, near in enumerate((200, 300))]
-    made += [line("a", 0, 40, 80, 0.03), line("a", 1, 90, None, 0.01, 4.0), line("a", 2, None, None, 0.02, None)]
+    made += [
+        line("a", 0, 40, 80, 0.03),
+        line("a", 1, 90, None, 0.01, 4.0),
+        line("a", 2, None, None, 0.02, None),
+    ]
     written = report.write(made, tmp_path)
     text = written[0].read_text()
     rows = [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("|")]
@@ -248,11 +293,21 @@ def test_the_table_agrees_with_a_hand_computed_one(tmp_path):
         "x oracle": "12.2",
         "seeds": "3",
     }
-    assert a == {"engine": "a"} | expected and b["epochs to 5 %"] == "245" and b["got to 2 %"] == "100 %"
+    assert (
+        a == {"engine": "a"} | expected
+        and b["epochs to 5 %"] == "245"
+        and b["got to 2 %"] == "100 %"
+    )
     assert "--seeds 0:3 --task synthetic --agents 4 --budget 500` with optuna 5." in text
     with written[1].open(newline="") as file:
         found = list(csv.DictReader(file))
-    assert [(row["engine"], row["seed"]) for row in found] == [("a", "0"), ("a", "1"), ("a", "2"), ("b", "0"), ("b", "1")]
+    assert [(row["engine"], row["seed"]) for row in found] == [
+        ("a", "0"),
+        ("a", "1"),
+        ("a", "2"),
+        ("b", "0"),
+        ("b", "1"),
+    ]
     assert "curve" not in found[0] and found[2]["epochs 0.05"] == ""
     assert written[2].read_bytes().startswith(b"\x89PNG")
 
@@ -262,7 +317,11 @@ def test_labels_keep_their_order_and_a_distance():
 
 
 def test_what_a_kill_tore_is_made_again_and_nothing_else(tmp_path):
-    file, keys, made = tmp_path / "replays.jsonl", [Key("t", seed, "a", 4, 9) for seed in range(4)], []
+    file, keys, made = (
+        tmp_path / "replays.jsonl",
+        [Key("t", seed, "a", 4, 9) for seed in range(4)],
+        [],
+    )
 
     def measure(*key):
         made.append(key)
@@ -270,7 +329,9 @@ def test_what_a_kill_tore_is_made_again_and_nothing_else(tmp_path):
 
     def go():
         missing = [key for key in keys if key not in lines.read(file)]
-        assert not [error for _, error in lines.make(missing, file, ThreadPoolExecutor(1), measure) if error]
+        assert not [
+            error for _, error in lines.make(missing, file, ThreadPoolExecutor(1), measure) if error
+        ]
 
     go()
     whole = file.read_text()
@@ -278,12 +339,25 @@ def test_what_a_kill_tore_is_made_again_and_nothing_else(tmp_path):
     go()
     assert made == [*keys, keys[-1]] and set(lines.read(file)) == set(keys)
     go()
-    assert len(made) == 5 and len(file.read_text().splitlines()) == 5  # the torn one lies there still
+    assert (
+        len(made) == 5 and len(file.read_text().splitlines()) == 5
+    )  # the torn one lies there still
 
 
 def test_the_command_goes_on_names_what_failed_and_repeats_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "workers", ThreadPoolExecutor)
-    options = ["--seeds", "0:2", "--task", "synthetic", "--budget", "30", "--out", str(tmp_path), "--only", "wandb random"]
+    options = [
+        "--seeds",
+        "0:2",
+        "--task",
+        "synthetic",
+        "--budget",
+        "30",
+        "--out",
+        str(tmp_path),
+        "--only",
+        "wandb random",
+    ]
     with monkeypatch.context() as patched:
 
         def lacking(seed):
@@ -291,28 +365,41 @@ def test_the_command_goes_on_names_what_failed_and_repeats_nothing(tmp_path, mon
 
         patched.setitem(ENGINES, "ours tpe", lacking)
         result = CliRunner().invoke(command.main, [*options, "--only", "ours tpe"])
-    assert result.exit_code == 1 and "ours tpe failed on synthetic, seed 0 (and 1 more seeds)" in result.stderr
+    assert (
+        result.exit_code == 1
+        and "ours tpe failed on synthetic, seed 0 (and 1 more seeds)" in result.stderr
+    )
     assert "make it with: make peers" in result.stderr and "--seeds 0:1" in result.stderr
     first = (tmp_path / "replays.jsonl").read_text()
-    assert len(first.splitlines()) == 2 and "| wandb random |" in (tmp_path / "README.md").read_text()
+    assert (
+        len(first.splitlines()) == 2 and "| wandb random |" in (tmp_path / "README.md").read_text()
+    )
     result = CliRunner().invoke(command.main, [*options, "--only", "ours tpe"])
     assert result.exit_code == 0, result.stderr
     text = (tmp_path / "replays.jsonl").read_text()
     assert text.startswith(first) and len(text.splitlines()) == 4
     one = json.loads(text.splitlines()[0])
-    assert one["curve"]["epochs"][-1] == 30 and one["regret 486"] is None and one["version"].startswith("sweeps ")
+    assert (
+        one["curve"]["epochs"][-1] == 30
+        and one["regret 486"] is None
+        and one["version"].startswith("sweeps ")
+    )
     assert one["curve"]["regret"][-1] == pytest.approx(replayed_regret(one), rel=1e-4)
 
 
 def replayed_regret(one):
-    trace = replay(ENGINES[one["engine"]](one["seed"]), Synthetic(one["seed"]), budget=one["budget"])
+    trace = replay(
+        ENGINES[one["engine"]](one["seed"]), Synthetic(one["seed"]), budget=one["budget"]
+    )
     return trace.at(one["budget"]) / one["optimum"] - 1
 
 
 @pytest.mark.parametrize("seeds", ["3", "4:4", "a:b"])
 def test_a_range_of_seeds_that_is_none_is_refused(seeds, tmp_path):
     result = CliRunner().invoke(command.main, ["--seeds", seeds, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2 and "not FROM:TO" in result.stderr and not (tmp_path / "out").exists()
+    assert (
+        result.exit_code == 2 and "not FROM:TO" in result.stderr and not (tmp_path / "out").exists()
+    )
 
 
 def test_a_worker_keeps_to_one_thread():

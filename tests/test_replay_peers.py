@@ -28,7 +28,11 @@ class Toy(AtEnd):
         self.told = []
 
     def propose(self):
-        return f"handle {self.asked}", {"batch_size": 7.6, "learning_rate": 0.2, "activation": "null"}, 3.0
+        return (
+            f"handle {self.asked}",
+            {"batch_size": 7.6, "learning_rate": 0.2, "activation": "null"},
+            3.0,
+        )
 
     def tell(self, handle, loss, status):
         self.told.append((handle, loss, status))
@@ -50,17 +54,26 @@ def test_the_protocol_carries_each_message_there_and_its_answer_back():
         {"ask": True},
     ]
     serve(make, map(json.dumps, messages), lambda line: answers.append(json.loads(line)))
-    run = {"params": {"batch_size": 8, "learning_rate": 0.1, "activation": None}, "epochs": 3}  # within the bounds
+    run = {
+        "params": {"batch_size": 8, "learning_rate": 0.1, "activation": None},
+        "epochs": 3,
+    }  # within the bounds
     stop = {"stop": False}
     assert answers == [{}, {"key": "0"} | run, stop, stop, {}, {"key": "1"} | run]
     assert made[0].told == [("handle 0", 0.4, "finished")] and made[0].full == 9
 
 
 def test_a_space_is_read_whatever_its_bounds_and_one_that_peers_do_not_know_is_an_error():
-    space = SPACE | {"learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 0.5}}
+    space = SPACE | {
+        "learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 0.5}
+    }
     dimensions = parse(space)
-    assert dimensions["learning_rate"] == Dimension(1e-5, 0.5) and dimensions["batch_size"] == Dimension(1, 32, whole=True)
-    assert [dimensions["activation"].value(label) for label in dimensions["activation"].labels] == list(ACTIVATIONS)
+    assert dimensions["learning_rate"] == Dimension(1e-5, 0.5) and dimensions[
+        "batch_size"
+    ] == Dimension(1, 32, whole=True)
+    assert [
+        dimensions["activation"].value(label) for label in dimensions["activation"].labels
+    ] == list(ACTIVATIONS)
     assert "epochs" not in dimensions
     with pytest.raises(ValueError, match="momentum"):
         parse({"momentum": {"distribution": "normal", "mu": 0, "sigma": 1}})
@@ -69,7 +82,10 @@ def test_a_space_is_read_whatever_its_bounds_and_one_that_peers_do_not_know_is_a
 def script(tmp_path, body):
     """A peer of our own: its prints and its errors are not answers."""
     path = tmp_path / "peer.py"
-    path.write_text(f"import sys\nsys.path.insert(0, {str(peers.HERE)!r})\nfrom protocol import main\n" + textwrap.dedent(body))
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(peers.HERE)!r})\nfrom protocol import main\n"
+        + textwrap.dedent(body)
+    )
     return [sys.executable, str(path)]
 
 
@@ -91,7 +107,10 @@ def test_what_a_package_prints_is_no_answer(tmp_path):
 
 
 def test_a_peer_that_fails_is_an_error_that_names_it_and_leaves_no_process(tmp_path, monkeypatch):
-    command = script(tmp_path, "main(lambda space, seed, full: type('Broken', (), {'ask': lambda self: 1 / 0})())")
+    command = script(
+        tmp_path,
+        "main(lambda space, seed, full: type('Broken', (), {'ask': lambda self: 1 / 0})())",
+    )
     made = []
 
     def engine(seed):
@@ -108,20 +127,29 @@ def test_a_peer_that_fails_is_an_error_that_names_it_and_leaves_no_process(tmp_p
 
 def test_a_missing_environment_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.replay\.peers hyperopt_tpe"):
+    with pytest.raises(
+        FileNotFoundError, match=r"python -m benchmarks\.replay\.peers hyperopt_tpe"
+    ):
         ENGINES["hyperopt tpe"](0)
     result = CliRunner().invoke(table.main, ["--only", "hyperopt tpe"])
-    assert result.exit_code == 1 and "python -m benchmarks.replay.peers hyperopt_tpe" in result.output
+    assert (
+        result.exit_code == 1 and "python -m benchmarks.replay.peers hyperopt_tpe" in result.output
+    )
 
 
 def test_every_peer_has_a_script_and_pins_that_leave_nothing_open():
     assert {name for name, *_ in PEERS.values()} == set(peers.NAMES)
     for name in peers.NAMES:
         assert (peers.HERE / f"{name}.py").exists()
-        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in peers.requirements_of(name).splitlines())
+        assert all(
+            re.fullmatch(r"[\w.-]+==[\w.]+", line)
+            for line in peers.requirements_of(name).splitlines()
+        )
 
 
-def test_the_installer_leaves_the_ready_alone_and_goes_on_after_one_that_fails(tmp_path, monkeypatch):
+def test_the_installer_leaves_the_ready_alone_and_goes_on_after_one_that_fails(
+    tmp_path, monkeypatch
+):
     first, second, third = peers.NAMES[:3]
     ran = []
 
@@ -139,7 +167,10 @@ def test_the_installer_leaves_the_ready_alone_and_goes_on_after_one_that_fails(t
     (tmp_path / first / "ready").write_text(peers.requirements_of(first))
     result = CliRunner().invoke(installer.main, [first, second, third])
     assert result.exit_code == 1 and ran == [second, third, third]
-    assert f"not installed: {second}; again with: python -m benchmarks.replay.peers {second}" in result.output
+    assert (
+        f"not installed: {second}; again with: python -m benchmarks.replay.peers {second}"
+        in result.output
+    )
     assert peers.is_ready(first) and peers.is_ready(third) and not peers.is_ready(second)
 
 

@@ -31,21 +31,39 @@ class Sweep:
         epochs, runs = SHRUNK[name]
         config = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text()) | {"run_cap": runs}
         config["parameters"]["epochs"] = {"value": epochs}
-        config["parameters"]["learning_rate"]["max"] = 0.003  # above it a run may diverge, and not train its budget
+        config["parameters"]["learning_rate"]["max"] = (
+            0.003  # above it a run may diverge, and not train its budget
+        )
         folder.mkdir()
         shutil.copy(ROOT / "train.py", folder)
-        shutil.copytree(ROOT / "segmentation", folder / "segmentation", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "segmentation",
+            folder / "segmentation",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         self.path = served.sweep(yaml.safe_dump(config), folder)
         self.start_scheduler()
-        self.agents = [served.agent(self.path, folder, poll=0.5, AERIAL_DATA=str(data)) for _ in range(2)]
+        self.agents = [
+            served.agent(self.path, folder, poll=0.5, AERIAL_DATA=str(data)) for _ in range(2)
+        ]
 
     def start_scheduler(self) -> None:
         """As a user does: from the project's folder, which is on nobody's path."""
         self.schedulers += 1
         log = (self.folder / f"scheduler-{self.schedulers}.log").open("w")
-        command = ["wandb", "sweep-scheduler", "--batch-size", "1", "--poll-interval", "1", self.path]
+        command = [
+            "wandb",
+            "sweep-scheduler",
+            "--batch-size",
+            "1",
+            "--poll-interval",
+            "1",
+            self.path,
+        ]
         environment = self.served.environment(PYTHONPATH="")
-        self.scheduler = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        self.scheduler = subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=log, stderr=log
+        )
 
     def log(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
@@ -68,7 +86,9 @@ def ended(served, tiny_set, tmp_path_factory):  # noqa: F811
     sweeps = {name: Sweep(served, folder / name, name, tiny_set) for name in SHRUNK}
     try:
         ours = sweeps["multifidelity"]
-        wait_for(lambda: any(run["state"] == "running" for run in served.state(ours.path)["runs"]), 120)
+        wait_for(
+            lambda: any(run["state"] == "running" for run in served.state(ours.path)["runs"]), 120
+        )
         ours.scheduler.kill()
         ours.scheduler.wait()
         ours.start_scheduler()
@@ -81,7 +101,9 @@ def ended(served, tiny_set, tmp_path_factory):  # noqa: F811
 def config_of(run: dict) -> dict:
     import json
 
-    return {name: cell["value"] for name, cell in json.loads(run["config"]).items() if name != "_wandb"}
+    return {
+        name: cell["value"] for name, cell in json.loads(run["config"]).items() if name != "_wandb"
+    }
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -102,7 +124,10 @@ def test_runs_train_the_budgets_of_their_brackets(ended, name):
         planned.update({epochs: count for count, epochs in stages})
     assert collections.Counter(config_of(run)["epochs"] for run in runs) == planned
     assert all(run["historyLineCount"] == config_of(run)["epochs"] for run in runs)
-    rate = {epochs: {config_of(r)["learning_rate"] for r in runs if config_of(r)["epochs"] == epochs} for epochs in (1, 3)}
+    rate = {
+        epochs: {config_of(r)["learning_rate"] for r in runs if config_of(r)["epochs"] == epochs}
+        for epochs in (1, 3)
+    }
     assert len(rate[1] & rate[3]) == 1  # the one that was promoted
 
 
@@ -110,7 +135,9 @@ def test_a_killed_scheduler_goes_on_without_losing_or_doubling_a_run(ended):
     state, sweep = ended["multifidelity"]
     assert sweep.schedulers == 2 and len(state["runs"]) == SHRUNK["multifidelity"][1]
     second = (sweep.folder / "scheduler-2.log").read_text()
-    assert "loaded as" in second and "rejected" not in second and "failed to record" not in second, second
+    assert (
+        "loaded as" in second and "rejected" not in second and "failed to record" not in second
+    ), second
 
 
 def test_an_earlier_sweep_is_read_off_the_server(ended, api):  # noqa: F811
@@ -119,8 +146,12 @@ def test_an_earlier_sweep_is_read_off_the_server(ended, api):  # noqa: F811
     config = yaml.safe_load((ROOT / "sweeps" / "multifidelity.yaml").read_text())
     config["parameters"][search.SETTINGS] = {"value": {"warm_start": before.path}}
     known = search.multifidelity(SimpleNamespace(config=config)).sampler.policy.earlier
-    assert {record.params["learning_rate"] for record in known} == {config_of(run)["learning_rate"] for run in state["runs"]}
-    assert sorted(record.epoch for record in known) == sorted(run["historyLineCount"] for run in state["runs"])
+    assert {record.params["learning_rate"] for record in known} == {
+        config_of(run)["learning_rate"] for run in state["runs"]
+    }
+    assert sorted(record.epoch for record in known) == sorted(
+        run["historyLineCount"] for run in state["runs"]
+    )
 
 
 def test_the_scheduler_finds_the_package_from_its_folder_alone(tmp_path):
@@ -129,4 +160,9 @@ def test_the_scheduler_finds_the_package_from_its_folder_alone(tmp_path):
         "from wandb.sdk.sweeps.scheduler.client import load_source_object as load;"
         f"print(load({str(ROOT / 'segmentation' / 'search.py')!r}, 'tpe'))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True
+        ).returncode
+        == 0
+    )

@@ -26,7 +26,11 @@ REAL = {  # pixels of Building, Land, Road, Vegetation, Water, Unlabeled and bla
 @st.composite
 def counts(draw):
     """Pixels per class of some tiles that make at least three groups; classes may be missing here and there."""
-    tiles = draw(st.sets(st.integers(1, 12), min_size=4, max_size=10).filter(lambda tiles: len(groups(sorted(tiles))) >= 3))
+    tiles = draw(
+        st.sets(st.integers(1, 12), min_size=4, max_size=10).filter(
+            lambda tiles: len(groups(sorted(tiles))) >= 3
+        )
+    )
     pixels = st.lists(st.sampled_from([0, 1, 50, 3000]), min_size=7, max_size=7)
     return {tile: np.array(draw(pixels)) for tile in sorted(tiles)}
 
@@ -40,7 +44,10 @@ def test_groups_join_what_overlaps():
 @given(counts())
 def test_whole_tiles_leave_no_leak_and_train_holds_all_classes(tiles):
     shown = np.array([sum(tiles[tile] for tile in unit)[:6] > 0 for unit in groups(list(tiles))])
-    possible = any(np.delete(shown, pair, axis=0).any(axis=0).all() for pair in combinations(range(len(shown)), 2))
+    possible = any(
+        np.delete(shown, pair, axis=0).any(axis=0).all()
+        for pair in combinations(range(len(shown)), 2)
+    )
     if not possible:
         with pytest.raises(UserError, match="all six classes"):
             by_tiles(tiles)
@@ -54,7 +61,16 @@ def test_whole_tiles_leave_no_leak_and_train_holds_all_classes(tiles):
 
 def test_the_real_set_is_split_so():
     split = by_tiles({tile: np.array(pixels) for tile, pixels in REAL.items()})
-    assert split == {4: "train", 5: "train", 7: "train", 8: "train", 1: "val", 3: "val", 2: "test", 6: "test"}
+    assert split == {
+        4: "train",
+        5: "train",
+        7: "train",
+        8: "train",
+        1: "val",
+        3: "val",
+        2: "test",
+        6: "test",
+    }
 
 
 @given(st.permutations(range(1, 9)))
@@ -64,7 +80,9 @@ def test_the_choice_does_not_depend_on_the_order_of_tiles(order):
 
 
 def test_many_tiles_come_near_the_targets():
-    split = by_tiles({tile: np.random.default_rng(tile).integers(100, 1000, 7) for tile in range(1, 41)})
+    split = by_tiles(
+        {tile: np.random.default_rng(tile).integers(100, 1000, 7) for tile in range(1, 41)}
+    )
     number = {name: list(split.values()).count(name) for name in SPLITS}
     assert 24 <= number["train"] <= 32 and number["val"] >= 4 and number["test"] >= 4
 

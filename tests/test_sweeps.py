@@ -46,28 +46,41 @@ class TestSweep:
                 continue  # for the search, never sent to a run
             for value in values_of(parameter):
                 config = Config.from_mapping({name: value})
-                assert name == "configuration" or getattr(config, name) == ("linear" if value is None else value)
+                assert name == "configuration" or getattr(config, name) == (
+                    "linear" if value is None else value
+                )
 
     def test_no_text_is_meant_as_a_number(self, path):
         assert [text for text in strings(load(path)) if NUMBER.fullmatch(text)] == []
 
     def test_it_minimises_the_one_objective(self, path):
-        assert load(path)["metric"]["name"] == OBJECTIVE and load(path)["metric"]["goal"] == "minimize"
+        assert (
+            load(path)["metric"]["name"] == OBJECTIVE and load(path)["metric"]["goal"] == "minimize"
+        )
 
     def test_hyperband_looks_before_the_last_epoch_alone(self, path):
         """At full budget there is nothing left to save: a run stopped there would only lose its record."""
         sweep = load(path)
         if "early_terminate" in sweep:
             hyperband, epochs = sweep["early_terminate"], sweep["parameters"]["epochs"]["value"]
-            looks = [hyperband["max_iter"] // hyperband["eta"] ** i for i in range(1, hyperband["s"] + 1)]
-            assert hyperband["max_iter"] == epochs and looks and all(1 <= look < epochs for look in looks)
+            looks = [
+                hyperband["max_iter"] // hyperband["eta"] ** i for i in range(1, hyperband["s"] + 1)
+            ]
+            assert (
+                hyperband["max_iter"] == epochs
+                and looks
+                and all(1 <= look < epochs for look in looks)
+            )
 
     def test_a_scheduler_finds_its_search_and_stops_runs_itself(self, path):
         sweep = load(path)
         assert ("scheduler" in sweep) == (sweep["method"] == "custom")
         if "scheduler" in sweep:
             assert "early_terminate" not in sweep  # W&B refuses both at once
-            assert sweep["scheduler"]["engine"] == "optuna" and sweep["scheduler"]["source"] == "segmentation/search.py"
+            assert (
+                sweep["scheduler"]["engine"] == "optuna"
+                and sweep["scheduler"]["source"] == "segmentation/search.py"
+            )
             assert callable(getattr(search, sweep["scheduler"]["optimizer"]))
             assert callable(getattr(search, sweep["scheduler"]["search_space"]))
 
@@ -76,25 +89,39 @@ class TestSweep:
 
     def test_its_head_says_what_cost_and_how_to_start(self, path):
         head = "".join(itertools.takewhile(lambda line: line.startswith("#"), path.open()))
-        assert "# What:" in head and "# Cost:" in head and f"loopback sweep sweeps/{path.name}" in head
+        assert (
+            "# What:" in head and "# Cost:" in head and f"loopback sweep sweeps/{path.name}" in head
+        )
         runs = load(path).get("run_cap")
         assert runs is None or f"{runs} runs" in head
         assert f"{load(path)['parameters']['epochs']['value']} epochs" in head
         scheduler = "wandb sweep-scheduler --batch-size AGENTS ENTITY/PROJECT/SWEEP_ID"
-        assert ("scheduler" in load(path)) == (scheduler in head)  # by default it queues 10 runs before one has ended
+        assert ("scheduler" in load(path)) == (
+            scheduler in head
+        )  # by default it queues 10 runs before one has ended
 
 
 def test_text_that_looks_like_a_number_would_be_found():
-    assert [bool(NUMBER.fullmatch(text)) for text in ("1e-4", "0.1", "-3", "relu", "--data=data/demo")] == [1, 1, 1, 0, 0]
+    assert [
+        bool(NUMBER.fullmatch(text)) for text in ("1e-4", "0.1", "-3", "relu", "--data=data/demo")
+    ] == [1, 1, 1, 0, 0]
 
 
 def test_the_flagship_searches_what_it_says():
     parameters = load(FILES[0].with_name("bayes_hyperband.yaml"))["parameters"]
-    assert values_of(parameters["batch_size"]) == [1, 32] and values_of(parameters["learning_rate"]) == [0.0001, 0.1]
+    assert values_of(parameters["batch_size"]) == [1, 32] and values_of(
+        parameters["learning_rate"]
+    ) == [0.0001, 0.1]
     assert parameters["activation"]["values"] == ["relu", "tanh", "swish", None]
 
 
 def test_baseline_and_confirm_hold_the_baseline():
     baseline = load(FILES[0].with_name("baseline.yaml"))["parameters"]
-    assert BASELINE.items() <= {name: values_of(parameter)[0] for name, parameter in baseline.items()}.items()
-    assert BASELINE in load(FILES[0].with_name("confirm.yaml"))["parameters"]["configuration"]["values"]
+    assert (
+        BASELINE.items()
+        <= {name: values_of(parameter)[0] for name, parameter in baseline.items()}.items()
+    )
+    assert (
+        BASELINE
+        in load(FILES[0].with_name("confirm.yaml"))["parameters"]["configuration"]["values"]
+    )

@@ -31,22 +31,33 @@ def city(tmp_path_factory):
 
 
 def test_layout_is_the_real_one(city):
-    assert sorted(path.name for path in city.iterdir()) == [*(f"Tile {n}" for n in range(1, 9)), "classes.json"]
+    assert sorted(path.name for path in city.iterdir()) == [
+        *(f"Tile {n}" for n in range(1, 9)),
+        "classes.json",
+    ]
     parts, problems = find_parts(city, 32)
-    assert not problems and [(part.tile, part.part) for part in parts] == [(t, p) for t in range(1, 9) for p in range(1, 10)]
+    assert not problems and [(part.tile, part.part) for part in parts] == [
+        (t, p) for t in range(1, 9) for p in range(1, 10)
+    ]
 
 
 def test_parts_of_a_tile_differ_by_at_most_a_pixel_and_some_do(city):
     parts, _ = find_parts(city, 32)
     for tile in range(1, 9):
-        heights, widths = ({getattr(part, side) for part in parts if part.tile == tile} for side in ("height", "width"))
+        heights, widths = (
+            {getattr(part, side) for part in parts if part.tile == tile}
+            for side in ("height", "width")
+        )
         assert max(heights) - min(heights) == 1 and max(widths) - min(widths) == 1
 
 
 def test_masks_hold_the_published_colors_and_classes_json_others(city):
     for path in city.glob("Tile */masks/*.png"):
         encode(_read(path), path.name)
-    listed = {entry["title"]: entry["color"] for entry in json.loads((city / "classes.json").read_text())["classes"]}
+    listed = {
+        entry["title"]: entry["color"]
+        for entry in json.loads((city / "classes.json").read_text())["classes"]
+    }
     ours = {"#" + bytes(color).hex().upper() for color in COLORS}
     assert len(listed) == 6 and set(listed.values()) & ours == {listed["Unlabeled"]}
 
@@ -58,25 +69,34 @@ def test_palette_masks_differ_in_their_order(city):
         if content[25] == 3:  # the header's color type: palette
             start = content.index(b"PLTE") + 4
             palettes.setdefault(path.parts[-3], set()).add(content[start : start + 21])
-    assert palettes.keys() == {"Tile 2", "Tile 4"} and all(len(orders) > 1 for orders in palettes.values())
+    assert palettes.keys() == {"Tile 2", "Tile 4"} and all(
+        len(orders) > 1 for orders in palettes.values()
+    )
 
 
 def test_tiles_overlap_as_the_real_ones_do(city):
     masks = {tile: encode(_mosaic(city / f"Tile {tile}", "masks", ".png")) for tile in range(1, 9)}
-    images = {tile: _mosaic(city / f"Tile {tile}", "images", ".jpg").astype(int) for tile in range(1, 9)}
+    images = {
+        tile: _mosaic(city / f"Tile {tile}", "images", ".jpg").astype(int) for tile in range(1, 9)
+    }
     half = {tile: masks[tile].shape[1] // 2 for tile in masks}
     for left, right in ((1, 3), (7, 8)):
         shared = masks[left].shape[1] - half[left]
         same = masks[left][:, half[left] :] == masks[right][:, :shared]
         assert same.mean() > 0.9  # all but the black pixels
-        assert np.abs(images[left][:, half[left] :] - images[right][:, :shared]).mean() < 6  # all but JPEG's own noise
+        assert (
+            np.abs(images[left][:, half[left] :] - images[right][:, :shared]).mean() < 6
+        )  # all but JPEG's own noise
     assert (masks[4] == masks[8]).mean() > 0.9
     assert np.abs(images[4] - images[8]).mean() > 6  # another date
 
 
 def test_all_classes_and_black_occur(city):
     counts = {
-        tile: sum(count(encode(_read(path))) for path in (city / f"Tile {tile}" / "masks").iterdir()) for tile in range(1, 9)
+        tile: sum(
+            count(encode(_read(path))) for path in (city / f"Tile {tile}" / "masks").iterdir()
+        )
+        for tile in range(1, 9)
     }
     total = sum(counts.values())
     assert (total > 0).all() and total[1] == total[:NUM_CLASSES].max()
@@ -100,8 +120,14 @@ def test_the_seed_alone_decides(city, tmp_path):
 
 def test_color_alone_does_not_tell_the_classes():
     """The best answer that looks at each pixel's colour alone (4 bits a channel) is wrong for a good part of some class."""
-    images, masks = zip(*((image, mask) for _, image, mask in synthetic.draw(0, 4, 96)), strict=True)
-    pixels = np.concatenate([image.reshape(-1, 3) // 16 for image in images]).astype(int) @ (256, 16, 1)
+    images, masks = zip(
+        *((image, mask) for _, image, mask in synthetic.draw(0, 4, 96)), strict=True
+    )
+    pixels = np.concatenate([image.reshape(-1, 3) // 16 for image in images]).astype(int) @ (
+        256,
+        16,
+        1,
+    )
     truth = np.concatenate([mask.ravel() for mask in masks])
     table = np.zeros((4096, NUM_CLASSES), int)
     labelled = truth != IGNORE
@@ -109,7 +135,9 @@ def test_color_alone_does_not_tell_the_classes():
     guess = table.argmax(axis=1)[pixels]
     recall = [float((guess[truth == index] == index).mean()) for index in range(NUM_CLASSES)]
     assert min(recall[:5]) < 0.8, recall
-    assert (guess == truth).mean() > (truth == 1).mean() + 0.1  # and yet there is something to learn
+    assert (guess == truth).mean() > (
+        truth == 1
+    ).mean() + 0.1  # and yet there is something to learn
 
 
 def test_command_refuses_a_folder_in_use_and_draws_into_a_new_one(tmp_path):
@@ -117,7 +145,9 @@ def test_command_refuses_a_folder_in_use_and_draws_into_a_new_one(tmp_path):
     (tmp_path / "used" / "notes.txt").touch()
     refused = CliRunner().invoke(synthetic.main, [str(tmp_path / "used")])
     assert refused.exit_code == 1 and "not empty; name another folder" in refused.output
-    drawn = CliRunner().invoke(synthetic.main, [str(tmp_path / "new"), "--tiles", "4", "--size", "48"])
+    drawn = CliRunner().invoke(
+        synthetic.main, [str(tmp_path / "new"), "--tiles", "4", "--size", "48"]
+    )
     assert drawn.exit_code == 0 and "4 tiles of 9 parts" in drawn.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
 
@@ -127,8 +157,14 @@ def test_a_full_disk_and_an_impossible_folder_are_one_line_and_leave_nothing(tmp
     command = ["--tiles", "4", "--size", "48"]
     for out in (tmp_path / "file" / "city", tmp_path / ("x" * 300)):
         refused = CliRunner().invoke(synthetic.main, [str(out), *command])
-        assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), refused.output
+        assert refused.exit_code == 1 and refused.output.startswith(f"Error: cannot write {out}"), (
+            refused.output
+        )
     with images.largest_file(500):
         full = CliRunner().invoke(synthetic.main, [str(tmp_path / "city"), *command])
-    assert full.exit_code == 1 and full.output.startswith("Error: cannot write") and full.output.count("\n") == 1
+    assert (
+        full.exit_code == 1
+        and full.output.startswith("Error: cannot write")
+        and full.output.count("\n") == 1
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -28,7 +28,11 @@ def test_cover_uses_every_pixel_and_no_patch_twice(part):
         assert 0 <= row <= height - size and 0 <= column <= width - size
         used[row : row + size, column : column + size] += 1
     assert used.min() >= 1
-    assert len(where) == len({tuple(place) for place in where.tolist()}) == -(-height // size) * -(-width // size)
+    assert (
+        len(where)
+        == len({tuple(place) for place in where.tolist()})
+        == -(-height // size) * -(-width // size)
+    )
 
 
 @given(parts())
@@ -64,11 +68,15 @@ def test_grids_agree_where_the_size_divides_both_sides():
 @given(st.integers(1, 4), st.data())
 def test_shrunk_masks_hold_the_majority(scale, data):
     side = 3 * scale
-    masks = data.draw(arrays(np.uint8, (2, side, side), elements=st.sampled_from([0, 1, 4, IGNORE])))
+    masks = data.draw(
+        arrays(np.uint8, (2, side, side), elements=st.sampled_from([0, 1, 4, IGNORE]))
+    )
     shrunk = shrink_masks(masks, scale, VALUES)
     for n, i, j in np.ndindex(2, 3, 3):
         block = masks[n, i * scale : (i + 1) * scale, j * scale : (j + 1) * scale].ravel().tolist()
-        assert shrunk[n, i, j] == max(VALUES, key=lambda value: (block.count(value), -VALUES.index(value)))
+        assert shrunk[n, i, j] == max(
+            VALUES, key=lambda value: (block.count(value), -VALUES.index(value))
+        )
 
 
 @given(st.integers(1, 4), st.data())
@@ -88,4 +96,6 @@ def test_large_blocks_do_not_overflow():
 def test_ties_go_to_the_first_class_and_ignore_comes_last():
     assert shrink_masks(np.array([[[2, 1], [1, 2]]], np.uint8), 2, VALUES).item() == 1
     assert shrink_masks(np.array([[[IGNORE, 5], [5, IGNORE]]], np.uint8), 2, VALUES).item() == 5
-    assert shrink_masks(np.array([[[IGNORE, 5], [4, IGNORE]]], np.uint8), 2, VALUES).item() == IGNORE
+    assert (
+        shrink_masks(np.array([[[IGNORE, 5], [4, IGNORE]]], np.uint8), 2, VALUES).item() == IGNORE
+    )

@@ -53,7 +53,10 @@ def read_state(folder: Path) -> dict:
 
 def numbers(state: dict) -> list[dict]:
     """The rows without what a clock says."""
-    return [{name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in state["rows"]]
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+        for row in state["rows"]
+    ]
 
 
 def test_a_run_records_one_whole_row_an_epoch(offline, tiny_set, tmp_path):
@@ -63,14 +66,35 @@ def test_a_run_records_one_whole_row_an_epoch(offline, tiny_set, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for i, row in enumerate(rows):
         assert row[OBJECTIVE] == min(earlier["val_loss"] for earlier in rows[: i + 1])
-        assert {"precision", "recall", "accuracy", "mean_iou", "mean_iou_labeled", "val_iou/Land", "iou/Land"} <= set(row)
-        assert row["learning_rate"] == pytest.approx(0.002) and row["seconds"] > 0 and row["images_per_second"] > 0
+        assert {
+            "precision",
+            "recall",
+            "accuracy",
+            "mean_iou",
+            "mean_iou_labeled",
+            "val_iou/Land",
+            "iou/Land",
+        } <= set(row)
+        assert (
+            row["learning_rate"] == pytest.approx(0.002)
+            and row["seconds"] > 0
+            and row["images_per_second"] > 0
+        )
         assert all(math.isfinite(value) for value in row.values())
     assert rows[-1]["loss"] < rows[0]["loss"]
     folder = tmp_path / "runs" / "whole"
     best = min(rows, key=lambda row: row["val_loss"])["epoch"]
-    assert state["files"] == {"last": "last-00003.keras", "best": f"best-{best:05d}.keras", "kept": "kept-00002.keras"}
-    assert {path.name for path in folder.iterdir()} == {"lock", "state.json", "predictions.png", *state["files"].values()}
+    assert state["files"] == {
+        "last": "last-00003.keras",
+        "best": f"best-{best:05d}.keras",
+        "kept": "kept-00002.keras",
+    }
+    assert {path.name for path in folder.iterdir()} == {
+        "lock",
+        "state.json",
+        "predictions.png",
+        *state["files"].values(),
+    }
 
 
 def test_same_seed_same_run_and_resumed_is_uninterrupted(offline, tiny_set):
@@ -90,12 +114,19 @@ def test_val_loss_does_not_depend_on_val_batch_size(tiny_set):
         loss = loss_class()
         model.compile(loss=loss, metrics=[losses.SplitSums(loss)])
         sizes = (1, 7, 16, len(prepared.indices("val")))
-        found = [model.evaluate(datasets.Patches(prepared, "val", size), return_dict=True, verbose=0)["loss"] for size in sizes]
+        found = [
+            model.evaluate(datasets.Patches(prepared, "val", size), return_dict=True, verbose=0)[
+                "loss"
+            ]
+            for size in sizes
+        ]
         assert max(found) - min(found) < 1e-5, name
 
 
 def test_a_diverged_run_is_finite_and_ranks_last(offline, tiny_set):
-    status, state = offline(tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear")
+    status, state = offline(
+        tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear"
+    )
     assert status == "diverged" and state["rows"] == []
     assert train.STATUSES[status] == 0
     assert math.isfinite(losses.CrossEntropy.worst)
@@ -104,7 +135,10 @@ def test_a_diverged_run_is_finite_and_ranks_last(offline, tiny_set):
 def test_out_of_memory_of_every_kind_is_told_from_other_errors():
     import tensorflow as tf
 
-    for error in (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), MemoryError()):
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        MemoryError(),
+    ):
         with pytest.raises(RunEnded) as ended, memory_watched():
             raise error
         assert ended.value.status == "oom"
@@ -129,7 +163,10 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     again = Checkpoint(tmp_path)
     assert again.epoch == 1 and again.load().count_params() == model.count_params()
     again.save(model, {"epoch": 2, "val_loss": 2.0}, best=False, keep=False)
-    assert {path.name for path in tmp_path.glob("*.keras")} == {"last-00002.keras", "best-00001.keras"}
+    assert {path.name for path in tmp_path.glob("*.keras")} == {
+        "last-00002.keras",
+        "best-00001.keras",
+    }
 
 
 def command(data: Path, runs: Path, *options: str) -> list[str]:
@@ -137,7 +174,9 @@ def command(data: Path, runs: Path, *options: str) -> list[str]:
 
 
 def started(tmp_path: Path, data: Path, *options: str, **environment: str) -> subprocess.Popen:
-    inherited = {name: value for name, value in os.environ.items() if "WANDB" not in name}  # the client hands its service down
+    inherited = {
+        name: value for name, value in os.environ.items() if "WANDB" not in name
+    }  # the client hands its service down
     environment = inherited | {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)} | environment
     fast = [f"--{name}={value}" for name, value in FAST.items()]
     return subprocess.Popen(
@@ -173,10 +212,15 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, tiny_set):
     output = resumed.communicate(timeout=200)[0]
     assert resumed.returncode == 0, output
     assert f"epoch {done:>3}/5" not in output  # it went on, it did not begin again
-    assert numbers(read_state(tmp_path / "runs" / "killed")) == numbers(read_state(tmp_path / "runs" / "whole"))
+    assert numbers(read_state(tmp_path / "runs" / "killed")) == numbers(
+        read_state(tmp_path / "runs" / "whole")
+    )
 
 
-@pytest.mark.parametrize(("sent", "status", "code"), [(signal.SIGTERM, "preempted", 143), (signal.SIGINT, "interrupted", 130)])
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [(signal.SIGTERM, "preempted", 143), (signal.SIGINT, "interrupted", 130)],
+)
 def test_signals_end_the_run_in_order(tmp_path, tiny_set, sent, status, code):
     process = started(tmp_path, tiny_set, "--epochs=500", WANDB_RUN_ID="signalled")
     wait_for_epoch(process, tmp_path / "runs" / "signalled", 1)
@@ -204,9 +248,15 @@ def test_bad_input_is_told_at_once_and_nothing_is_written(tmp_path, tiny_set, op
     work.mkdir()
     begun = time.monotonic()
     done = subprocess.run(
-        command(tiny_set, work / "runs", *options), cwd=work, capture_output=True, text=True, env=os.environ | {"HOME": str(work)}
+        command(tiny_set, work / "runs", *options),
+        cwd=work,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HOME": str(work)},
     )
-    assert time.monotonic() - begun < 20  # far less: no framework is imported (see the imports' test below)
+    assert (
+        time.monotonic() - begun < 20
+    )  # far less: no framework is imported (see the imports' test below)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
@@ -220,11 +270,20 @@ def test_bad_input_costs_no_framework(tiny_set):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-ENDINGS = [("finished", 2), *((status, epoch) for status in ("diverged", "oom", "terminated", "interrupted") for epoch in (0, 1))]
+ENDINGS = [
+    ("finished", 2),
+    *(
+        (status, epoch)
+        for status in ("diverged", "oom", "terminated", "interrupted")
+        for epoch in (0, 1)
+    ),
+]
 
 
 @pytest.mark.parametrize(("status", "epoch"), ENDINGS)
-def test_last_value_and_minimum_of_the_objective_agree(offline, tiny_set, monkeypatch, status, epoch):
+def test_last_value_and_minimum_of_the_objective_agree(
+    offline, tiny_set, monkeypatch, status, epoch
+):
     """However and whenever a run ends: W&B's searches read the minimum of the history, its dashboard the last value."""
     from segmentation import callbacks, tracking
 
@@ -292,5 +351,7 @@ def test_a_run_that_the_server_does_not_answer_for_is_not_taken_for_a_new_one(mo
 
     monkeypatch.setenv("WANDB_RUN_ID", "known")
     assert tracking._earlier_run(New(), "e/p/known") is None
-    with pytest.raises(UserError, match=r"run e/p/known \(502 Bad Gateway\); start the command again"):
+    with pytest.raises(
+        UserError, match=r"run e/p/known \(502 Bad Gateway\); start the command again"
+    ):
         tracking._earlier_run(Away(), "e/p/known")

@@ -61,12 +61,20 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
     assert set(statuses.values()) == {"finished", "stopped"}
     for name, run in runs.items():
         rows = rows_of(run)
-        assert [row["epoch"] for row in rows] == [row["_step"] for row in rows] == list(range(1, len(rows) + 1))
+        assert (
+            [row["epoch"] for row in rows]
+            == [row["_step"] for row in rows]
+            == list(range(1, len(rows) + 1))
+        )
         losses = [row["val_loss"] for row in rows]
-        assert [row[OBJECTIVE] for row in rows] == [min(losses[: i + 1]) for i in range(len(losses))]
+        assert [row[OBJECTIVE] for row in rows] == [
+            min(losses[: i + 1]) for i in range(len(losses))
+        ]
         assert run.summary[OBJECTIVE] == rows[-1][OBJECTIVE]
         assert (len(rows) == 60) == (statuses[name] == "finished")
-        assert run.config["data"]["checksum"] and run.config["environment"]["precision"] == "float32"
+        assert (
+            run.config["data"]["checksum"] and run.config["environment"]["precision"] == "float32"
+        )
         assert run.config["learning_rate"] <= 0.005 and run.config["seed"] == 0
     finished = [run for name, run in runs.items() if statuses[name] == "finished"]
     best = min(finished, key=lambda run: (run.summary[OBJECTIVE], run.id))
@@ -81,7 +89,9 @@ def train_process(run_id: str) -> int | None:
     """The process id of train.py at work on a run."""
     for entry in Path("/proc").iterdir():
         try:
-            if b"train.py" in (entry / "cmdline").read_bytes() and f"WANDB_RUN_ID={run_id}".encode() in (
+            if b"train.py" in (
+                entry / "cmdline"
+            ).read_bytes() and f"WANDB_RUN_ID={run_id}".encode() in (
                 entry / "environ"
             ).read_bytes().split(b"\0"):
                 return int(entry.name)
@@ -92,13 +102,23 @@ def train_process(run_id: str) -> int | None:
 
 def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, place):  # noqa: F811
     folder, yaml = place
-    path = served.sweep(yaml(method="grid", epochs=20, activations="[null]", rates="{value: 0.001}", more=""), folder)
+    path = served.sweep(
+        yaml(method="grid", epochs=20, activations="[null]", rates="{value: 0.001}", more=""),
+        folder,
+    )
     agent = served.agent(path, folder, "--count", "1", poll=0.5)
-    begun = wait_for(lambda: [run for run in served.state(path)["runs"] if (run["historyLineCount"] or 0) >= 3], 150)
+    begun = wait_for(
+        lambda: [run for run in served.state(path)["runs"] if (run["historyLineCount"] or 0) >= 3],
+        150,
+    )
     name = begun[0]["name"]
-    os.kill(wait_for(lambda: train_process(name)), signal.SIGTERM)  # as a machine that is taken back does, not the sweep
+    os.kill(
+        wait_for(lambda: train_process(name)), signal.SIGTERM
+    )  # as a machine that is taken back does, not the sweep
     assert agent.wait(300) == 0
-    wait_for(lambda: served.state(path)["runs"][0]["state"] in ("preempted", "finished", "running"), 30)
+    wait_for(
+        lambda: served.state(path)["runs"][0]["state"] in ("preempted", "finished", "running"), 30
+    )
     served_again = served.agent(path, folder, poll=0.5)
     assert served_again.wait(400) == 0
 

@@ -53,8 +53,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def one_thread() -> None:
     """A process trains on one core, so that the curves of a job do not wait for another's."""
-    quiet = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    os.environ.update(quiet | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"})
+    quiet = {
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    os.environ.update(
+        quiet
+        | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    )
 
 
 def curve(data: Path, configuration: dict) -> dict:
@@ -71,9 +79,17 @@ def curve(data: Path, configuration: dict) -> dict:
         os.environ["WANDB_DIR"] = folder
         with contextlib.redirect_stdout(nowhere), Signals() as signals:
             status = train.run(options, data, Path(folder), signals)
-        made = [row for path in Path(folder).glob("*/state.json") for row in json.loads(path.read_text())["rows"]]
+        made = [
+            row
+            for path in Path(folder).glob("*/state.json")
+            for row in json.loads(path.read_text())["rows"]
+        ]
     seconds = f"{median(row['seconds'] for row in made):.3g}" if made else ""
-    return configuration | {"status": status, "seconds": seconds} | {str(row["epoch"]): f"{row['val_loss']:.5f}" for row in made}
+    return (
+        configuration
+        | {"status": status, "seconds": seconds}
+        | {str(row["epoch"]): f"{row['val_loss']:.5f}" for row in made}
+    )
 
 
 @click.command(context_settings={"show_default": True})
@@ -85,11 +101,15 @@ def main(data: Path, out: Path, jobs: int) -> None:
     PreparedSet.open(data)  # tells what is wrong with it before any process starts
     names = [*GRID, "repeat"]
     there = {tuple(row[name] for name in names) for row in rows(out)}
-    missing = [one for one in configurations() if tuple(str(one[name]) for name in names) not in there]
+    missing = [
+        one for one in configurations() if tuple(str(one[name]) for name in names) not in there
+    ]
     if not out.exists():
         out.write_text(",".join(COLUMNS) + "\n")
     with (
-        ProcessPoolExecutor(jobs, get_context("spawn"), one_thread, max_tasks_per_child=RUNS_A_PROCESS) as pool,
+        ProcessPoolExecutor(
+            jobs, get_context("spawn"), one_thread, max_tasks_per_child=RUNS_A_PROCESS
+        ) as pool,
         out.open("a", newline="") as file,
         tqdm(total=len(missing), unit="run", dynamic_ncols=True) as bar,
     ):

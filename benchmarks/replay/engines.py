@@ -57,7 +57,9 @@ class OptunaEngine:
 class WandbEngine:
     """W&B's own search and early termination, as its service and loopback run them."""
 
-    def __init__(self, method: str, seed: int, impute: str | None = None, hyperband: int | None = None):
+    def __init__(
+        self, method: str, seed: int, impute: str | None = None, hyperband: int | None = None
+    ):
         """`impute` is what a stopped run counts as (W&B's default: the worst of the sweep); `hyperband` is its `min_iter`.
 
         A stopped run is told as killed, for that is what the agent does to a script that does not end by itself; for one
@@ -68,7 +70,11 @@ class WandbEngine:
 
         metric = {"name": OBJECTIVE, "goal": "minimize"} | ({"impute": impute} if impute else {})
         config = {"method": method, "metric": metric, "parameters": SPACE}
-        config |= {"early_terminate": {"type": "hyperband", "min_iter": hyperband, "eta": 3}} if hyperband else {}
+        config |= (
+            {"early_terminate": {"type": "hyperband", "min_iter": hyperband, "eta": 3}}
+            if hyperband
+            else {}
+        )
         self.sweeps, self.config, self.runs = sweeps, sweeps.SweepConfig(config), {}
         self.numpy = np.random
         self.states = np.random.RandomState(seed).get_state(), random.Random(seed).getstate()  # noqa: S311  no secret
@@ -77,7 +83,9 @@ class WandbEngine:
             self.sweeps.next_run(self.config, [])  # what it imports on its first call draws too
 
     def ask(self):
-        self.numpy.set_state(self.states[0])  # the package draws from both global states, which others draw from too
+        self.numpy.set_state(
+            self.states[0]
+        )  # the package draws from both global states, which others draw from too
         random.setstate(self.states[1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,8 +93,13 @@ class WandbEngine:
         self.states = self.numpy.get_state(), random.getstate()
         key = str(len(self.runs))
         params = {name: value["value"] for name, value in run.config.items()}
-        params = {name: value.item() if hasattr(value, "item") else value for name, value in params.items()}
-        self.runs[key] = self.sweeps.SweepRun(name=key, config=run.config, state="running", history=[], summary_metrics={})
+        params = {
+            name: value.item() if hasattr(value, "item") else value
+            for name, value in params.items()
+        }
+        self.runs[key] = self.sweeps.SweepRun(
+            name=key, config=run.config, state="running", history=[], summary_metrics={}
+        )
         return key, params, FULL
 
     def report(self, key, epoch, value):
@@ -112,7 +125,11 @@ class ProcessEngine:
 
     def __init__(self, command: list[str], seed: int):
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ENVIRONMENT,
         )
         try:
             self._say({"space": SPACE, "seed": seed, "full": FULL})
@@ -175,12 +192,17 @@ def believing(decades: float) -> Callable[[int], OptunaEngine]:
         best = min(Synthetic(seed).grid, key=lambda one: one[1][-1])[0]["learning_rate"]
         middle = math.sqrt(SPACE["learning_rate"]["min"] * SPACE["learning_rate"]["max"])
         believed = best * 10 ** math.copysign(decades, middle - best)
-        return ours(search.Multifidelity, beliefs={"learning_rate": {"median": believed, "spread": 2}})(seed)
+        return ours(
+            search.Multifidelity, beliefs={"learning_rate": {"median": believed, "spread": 2}}
+        )(seed)
 
     return engine
 
 
-def native(sampler: Callable[[int], optuna.samplers.BaseSampler], pruner: Callable[[], optuna.pruners.BasePruner]) -> Callable:
+def native(
+    sampler: Callable[[int], optuna.samplers.BaseSampler],
+    pruner: Callable[[], optuna.pruners.BasePruner],
+) -> Callable:
     """An engine of Optuna's own parts, as its users put them together."""
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -193,7 +215,9 @@ def native(sampler: Callable[[int], optuna.samplers.BaseSampler], pruner: Callab
 
     def engine(seed: int) -> OptunaEngine:
         name = f"seed {seed}"  # Optuna's Hyperband draws brackets by the study's name
-        return OptunaEngine(optuna.create_study(sampler=sampler(seed), pruner=pruner(), study_name=name), suggest)
+        return OptunaEngine(
+            optuna.create_study(sampler=sampler(seed), pruner=pruner(), study_name=name), suggest
+        )
 
     return engine
 
@@ -206,7 +230,9 @@ def _sha(first: int) -> Callable[[], optuna.pruners.BasePruner]:
     return partial(optuna.pruners.SuccessiveHalvingPruner, min_resource=first, reduction_factor=3)
 
 
-HYPERBAND = partial(optuna.pruners.HyperbandPruner, min_resource=1, max_resource=FULL, reduction_factor=3)
+HYPERBAND = partial(
+    optuna.pruners.HyperbandPruner, min_resource=1, max_resource=FULL, reduction_factor=3
+)
 
 PEERS: dict[str, tuple[str, ...]] = {  # name -> the peer and its variant
     "hyperopt tpe": ("hyperopt_tpe",),
@@ -233,9 +259,13 @@ ENGINES: dict[str, Callable[[int], Any]] = {  # name -> seed -> engine
     "wandb random + hyperband from 1": lambda seed: WandbEngine("random", seed, hyperband=1),
     "wandb bayes": lambda seed: WandbEngine("bayes", seed),
     "wandb bayes + hyperband": lambda seed: WandbEngine("bayes", seed, hyperband=3),
-    "wandb bayes + hyperband, latest": lambda seed: WandbEngine("bayes", seed, "latest", hyperband=3),
+    "wandb bayes + hyperband, latest": lambda seed: WandbEngine(
+        "bayes", seed, "latest", hyperband=3
+    ),
     "wandb bayes + hyperband, best": lambda seed: WandbEngine("bayes", seed, "best", hyperband=3),
-    "wandb bayes + hyperband from 1, latest": lambda seed: WandbEngine("bayes", seed, "latest", hyperband=1),
+    "wandb bayes + hyperband from 1, latest": lambda seed: WandbEngine(
+        "bayes", seed, "latest", hyperband=1
+    ),
     "optuna tpe": native(_tpe, optuna.pruners.NopPruner),
     "optuna tpe + asha from 1": native(_tpe, _sha(1)),
     "optuna tpe + asha from 3": native(_tpe, _sha(3)),

@@ -38,7 +38,9 @@ def read(file: Path) -> dict[Key, Line]:
     return found
 
 
-def make(keys: list[Key], file: Path, pool: Executor, measure: Callable[..., Line]) -> Iterator[tuple[Key, Exception | None]]:
+def make(
+    keys: list[Key], file: Path, pool: Executor, measure: Callable[..., Line]
+) -> Iterator[tuple[Key, Exception | None]]:
     """Make replays and append their lines to `file`; yields each when it is there, or the error that it ended with."""
     torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
     with file.open("a") as out:

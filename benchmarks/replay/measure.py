@@ -16,7 +16,11 @@ from benchmarks.replay.engines import ENGINES
 from benchmarks.replay.lines import AFTER, CHECKPOINTS, KEY, WITHIN, Line
 from benchmarks.replay.tasks import TASKS
 
-PACKAGES = {"ours": "optuna", "optuna": "optuna", "wandb": "sweeps"}  # an engine's first word -> what it runs on
+PACKAGES = {
+    "ours": "optuna",
+    "optuna": "optuna",
+    "wandb": "sweeps",
+}  # an engine's first word -> what it runs on
 POINTS = 60  # of a stored curve
 
 
@@ -30,16 +34,31 @@ def measure(task: str, seed: int, engine: str, agents: int, budget: int) -> Line
         finally:
             getattr(search, "close", lambda: None)()
     line = dict(zip(KEY, (task, seed, engine, agents, budget), strict=True))
-    line |= {"version": version(engine), "optimum": truth.optimum, "oracle": truth.oracle(WITHIN[0])}
+    line |= {
+        "version": version(engine),
+        "optimum": truth.optimum,
+        "oracle": truth.oracle(WITHIN[0]),
+    }
     line |= {"runs": len(trace.runs), "seconds": trace.seconds[-1]}
     for within in WITHIN:
         reached = trace.until(truth.optimum * (1 + within))
-        line |= {f"epochs {within:g}": reached, f"seconds {within:g}": reached and trace.seconds[reached - 1]}
+        line |= {
+            f"epochs {within:g}": reached,
+            f"seconds {within:g}": reached and trace.seconds[reached - 1],
+        }
     regret = np.array(trace.best) / truth.optimum - 1
-    line |= {f"regret {epochs}": float(regret[epochs - 1]) if epochs <= budget else None for epochs in CHECKPOINTS}
+    line |= {
+        f"regret {epochs}": float(regret[epochs - 1]) if epochs <= budget else None
+        for epochs in CHECKPOINTS
+    }
     line |= {f"milliseconds {runs}": milliseconds(trace, runs) for runs in AFTER}
     epochs = np.unique(np.geomspace(1, budget, POINTS).round().astype(int))
-    return line | {"curve": {"epochs": epochs.tolist(), "regret": [float(f"{regret[at - 1]:.5g}") for at in epochs]}}
+    return line | {
+        "curve": {
+            "epochs": epochs.tolist(),
+            "regret": [float(f"{regret[at - 1]:.5g}") for at in epochs],
+        }
+    }
 
 
 def milliseconds(trace: Trace, runs: int) -> float | None:
@@ -56,7 +75,9 @@ def version(engine: str) -> str | None:
 
 def one_thread() -> None:
     """Matrices this small are slower on many threads; the variables hold for libraries and processes that are still to come."""
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    os.environ.update(
+        dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    )
     threadpool_limits(1)
 
 

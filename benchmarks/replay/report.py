@@ -41,9 +41,13 @@ def group(lines: list[Line]) -> dict[Setting, dict[str, list[Line]]]:
         return Setting(*(line[name] for name in Setting._fields))
 
     found = {}
-    for one, of in groupby(sorted(lines, key=lambda line: (setting(line), line["engine"], line["seed"])), setting):
+    for one, of in groupby(
+        sorted(lines, key=lambda line: (setting(line), line["engine"], line["seed"])), setting
+    ):
         engines = {name: list(rows) for name, rows in groupby(of, lambda line: line["engine"])}
-        found[one] = dict(sorted(engines.items(), key=lambda item: geometric(spent(item[1], WITHIN[0]))))
+        found[one] = dict(
+            sorted(engines.items(), key=lambda item: geometric(spent(item[1], WITHIN[0])))
+        )
     return found
 
 
@@ -65,7 +69,9 @@ def _quartiles(rows: list[Line]) -> str:
 
 
 def _share(rows: list[Line], within: float) -> str:
-    return f"{np.mean([row[f'epochs {within:g}'] is not None for row in rows]):.0%}".replace("%", " %")
+    return f"{np.mean([row[f'epochs {within:g}'] is not None for row in rows]):.0%}".replace(
+        "%", " %"
+    )
 
 
 def _known(rows: list[Line], name: str, average: Callable, form: str) -> str:
@@ -74,7 +80,9 @@ def _known(rows: list[Line], name: str, average: Callable, form: str) -> str:
 
 
 def _regret(rows: list[Line], epochs: int) -> str:
-    return _known(rows, f"regret {epochs}", lambda values: 100 * statistics.median(values), "{:.2f} %")
+    return _known(
+        rows, f"regret {epochs}", lambda values: 100 * statistics.median(values), "{:.2f} %"
+    )
 
 
 def _multiple(rows: list[Line]) -> str:
@@ -88,10 +96,15 @@ COLUMNS: dict[str, Callable[[list[Line]], str]] = {  # head -> rows of an engine
     "got there": lambda rows: _share(rows, 0.05),
     "epochs to 2 %": lambda rows: f"{geometric(spent(rows, 0.02)):.0f}",
     "got to 2 %": lambda rows: _share(rows, 0.02),
-    **{f"regret at {epochs:,}": lambda rows, epochs=epochs: _regret(rows, epochs) for epochs in CHECKPOINTS},
+    **{
+        f"regret at {epochs:,}": lambda rows, epochs=epochs: _regret(rows, epochs)
+        for epochs in CHECKPOINTS
+    },
     "seconds to 5 %": lambda rows: f"{geometric(spent(rows, 0.05, 'seconds')):.0f}",
     **{
-        f"ms at {runs:,} runs": lambda rows, runs=runs: _known(rows, f"milliseconds {runs}", statistics.mean, "{:.1f}")
+        f"ms at {runs:,} runs": lambda rows, runs=runs: _known(
+            rows, f"milliseconds {runs}", statistics.mean, "{:.1f}"
+        )
         for runs in AFTER
     },
     "x oracle": _multiple,
@@ -108,9 +121,17 @@ best configuration: its epochs to 5 %."""
 
 def markdown(lines: list[Line]) -> str:
     """A table a setting, and what makes it again."""
-    parts = ["# Searches compared on replayed learning curves", NOTES, "![Regret against epochs spent](regret.png)"]
+    parts = [
+        "# Searches compared on replayed learning curves",
+        NOTES,
+        "![Regret against epochs spent](regret.png)",
+    ]
     for setting, engines in group(lines).items():
-        table = [list(COLUMNS), ["---"] * len(COLUMNS), *([cell(rows) for cell in COLUMNS.values()] for rows in engines.values())]
+        table = [
+            list(COLUMNS),
+            ["---"] * len(COLUMNS),
+            *([cell(rows) for cell in COLUMNS.values()] for rows in engines.values()),
+        ]
         rows = [row for rows in engines.values() for row in rows]
         seeds = sorted({row["seed"] for row in rows})
         versions = sorted({row["version"] for row in rows if row["version"]})
@@ -119,7 +140,9 @@ def markdown(lines: list[Line]) -> str:
             f"--agents {setting.agents} --budget {setting.budget}"
         )
         parts += [f"## {setting}", "\n".join("| " + " | ".join(row) + " |" for row in table)]
-        parts += [f"Made by `{command}`" + (f" with {', '.join(versions)}" if versions else "") + "."]
+        parts += [
+            f"Made by `{command}`" + (f" with {', '.join(versions)}" if versions else "") + "."
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,7 +152,9 @@ def save_csv(lines: list[Line], file: Path) -> Path:
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows for engines in group(lines).values() for of in engines.values() for rows in of)
+        writer.writerows(
+            rows for engines in group(lines).values() for of in engines.values() for rows in of
+        )
     return file
 
 
@@ -137,7 +162,9 @@ def shown(engines: dict[str, list[Line]]) -> dict[str, dict]:
     """The engines of the figure and their looks: the chosen ones, and where one of them is not there, the best of the rest."""
     rest = iter([name for name in engines if name not in SHOWN])
     places = [name if name in engines else next(rest, None) for name in SHOWN]
-    return {name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(places) if name}
+    return {
+        name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(places) if name
+    }
 
 
 def apart(places: list[float], gap: float) -> list[float]:
@@ -152,14 +179,28 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
     looks, ends = shown(engines), []
     for name, look in looks.items():
         epochs = engines[name][0]["curve"]["epochs"]
-        regrets = np.maximum(100 * np.array([row["curve"]["regret"] for row in engines[name]]), FLOOR)
+        regrets = np.maximum(
+            100 * np.array([row["curve"]["regret"] for row in engines[name]]), FLOOR
+        )
         low, middle, high = np.percentile(regrets, [25, 50, 75], axis=0)
-        axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0, step="post")
-        axes.plot(epochs, middle, color=look["color"], linestyle=look["linestyle"], drawstyle="steps-post")
+        axes.fill_between(
+            epochs, low, high, color=look["color"], alpha=0.12, linewidth=0, step="post"
+        )
+        axes.plot(
+            epochs, middle, color=look["color"], linestyle=look["linestyle"], drawstyle="steps-post"
+        )
         ends.append((look["color"], middle[-1], np.log10(middle).mean()))
-    axes.set(xscale="log", yscale="log", xlim=(1, setting.budget), title=str(setting), ylabel="regret (%)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(1, setting.budget),
+        title=str(setting),
+        ylabel="regret (%)",
+    )
     low, high = np.log10(axes.get_ylim())
-    places = apart([np.log10(end) + 1e-6 * mean for _, end, mean in ends], 0.075 * (high - low))  # ties in the order of curves
+    places = apart(
+        [np.log10(end) + 1e-6 * mean for _, end, mean in ends], 0.075 * (high - low)
+    )  # ties in the order of curves
     for name, (color, end, _), place in zip(looks, ends, places, strict=True):
         axes.annotate(
             name,
@@ -170,11 +211,20 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
             fontsize=8.5,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.8,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 0,
+            },
         )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: "\N{LESS-THAN OR EQUAL TO} " * bool(value <= FLOOR) + f"{value:g}")
+        FuncFormatter(
+            lambda value, _: "\N{LESS-THAN OR EQUAL TO} " * bool(value <= FLOOR) + f"{value:g}"
+        )
     )
 
 
@@ -194,4 +244,8 @@ def write(lines: list[Line], folder: Path) -> list[Path]:
         return []
     page = folder / "README.md"
     page.write_text(markdown(lines))
-    return [page, save_csv(lines, folder / "replays.csv"), save_figure(lines, folder / "regret.png")]
+    return [
+        page,
+        save_csv(lines, folder / "replays.csv"),
+        save_figure(lines, folder / "regret.png"),
+    ]

@@ -90,7 +90,13 @@ class Synthetic(Task):
             "power": r.uniform(1.0, 1.8),
             "hurry": r.uniform(0.3, 0.7),  # decades of time constant a decade of learning rate
             "overfit": r.uniform(0.0, 0.3),
-            "quality": dict(zip(ACTIVATIONS, r.permutation([0.0, 0.05, 0.12, 0.4]) * r.uniform(0.6, 1.4), strict=True)),
+            "quality": dict(
+                zip(
+                    ACTIVATIONS,
+                    r.permutation([0.0, 0.05, 0.12, 0.4]) * r.uniform(0.6, 1.4),
+                    strict=True,
+                )
+            ),
             "shift": dict(zip(ACTIVATIONS, r.normal(0, 0.25, 4), strict=True)),
             "noise_epoch": r.uniform(0.005, 0.02),
             "noise_repeat": r.uniform(0.003, 0.01),
@@ -103,7 +109,10 @@ class Synthetic(Task):
         u = math.log10(params["learning_rate"]) - best
         epoch = np.arange(1, FULL + 1)
         final = c["floor"] * (
-            1 + c["quality"][params["activation"]] + c["curvature"] * u**2 + c["batch"] * (octave - c["octave"]) ** 2
+            1
+            + c["quality"][params["activation"]]
+            + c["curvature"] * u**2
+            + c["batch"] * (octave - c["octave"]) ** 2
         )
         tau = c["tau"] * 10 ** (-c["hurry"] * u + 0.06 * (octave - 2.5))
         loss = final + (max(c["start"] - final, 0.02)) * (1 + epoch / tau) ** -c["power"]
@@ -121,7 +130,9 @@ class Synthetic(Task):
         """(what a run reports after each epoch, whether it diverges in the last of them); `repeat` draws its noise."""
         r, c = np.random.default_rng([20_182, self.seed, repeat]), self.shape
         losses = self.losses(params)
-        noisy = losses * np.exp(r.normal(0, c["noise_repeat"]) + r.normal(0, c["noise_epoch"], FULL))
+        noisy = losses * np.exp(
+            r.normal(0, c["noise_repeat"]) + r.normal(0, c["noise_epoch"], FULL)
+        )
         if not np.isnan(losses).any():
             return np.minimum.accumulate(noisy), False
         lives = int(np.isnan(losses).argmax())
@@ -166,13 +177,19 @@ class Place(NamedTuple):
 
 
 def _place(params: Mapping[str, Any]) -> Place:
-    return Place(int(params["batch_size"]), float(params["learning_rate"]), params["activation"] or "linear")
+    return Place(
+        int(params["batch_size"]), float(params["learning_rate"]), params["activation"] or "linear"
+    )
 
 
 def _curve(row: Mapping[str, str]) -> Curve:
     values = [float(row[str(epoch)]) for epoch in range(1, FULL + 1) if row[str(epoch)]]
-    if row["status"] not in ("finished", "diverged") or (row["status"] == "finished") != (len(values) == FULL):
-        raise ValueError(f"a run that {row['status']} after {len(values)} epochs is no curve: {dict(row)}; delete its row")
+    if row["status"] not in ("finished", "diverged") or (row["status"] == "finished") != (
+        len(values) == FULL
+    ):
+        raise ValueError(
+            f"a run that {row['status']} after {len(values)} epochs is no curve: {dict(row)}; delete its row"
+        )
     seconds = float(row["seconds"]) if row["seconds"] else None
     return Curve(np.minimum.accumulate(values), row["status"] == "diverged", seconds)
 
@@ -200,9 +217,13 @@ class Curves(Task):
         with self.file.open(newline="") as file:
             for row in sorted(csv.DictReader(file), key=lambda row: int(row["repeat"])):
                 made.setdefault(_place(row), []).append(_curve(row))
-        lacking = {activation or "linear" for activation in ACTIVATIONS} - {place.activation for place in made}
+        lacking = {activation or "linear" for activation in ACTIVATIONS} - {
+            place.activation for place in made
+        }
         if lacking:
-            raise ValueError(f"{self.file} has no curve with activation {', '.join(sorted(lacking))} yet; {makes}")
+            raise ValueError(
+                f"{self.file} has no curve with activation {', '.join(sorted(lacking))} yet; {makes}"
+            )
         return dict(sorted(made.items()))
 
     @cached_property
@@ -210,7 +231,10 @@ class Curves(Task):
         """Each activation's configurations, and where they lie."""
         names = {place.activation for place in self.table}
         of = {name: [place for place in self.table if place.activation == name] for name in names}
-        return {name: (places, np.array([place.unit for place in places])) for name, places in of.items()}
+        return {
+            name: (places, np.array([place.unit for place in places]))
+            for name, places in of.items()
+        }
 
     @cached_property
     def truths(self) -> dict[Place, np.ndarray]:
@@ -224,7 +248,10 @@ class Curves(Task):
     @cached_property
     def paces(self) -> dict[Place, float]:
         """Seconds an epoch of each configuration: the mean of its curves, and of all where none of its own got through one."""
-        known = {place: [curve.seconds for curve in curves if curve.seconds is not None] for place, curves in self.table.items()}
+        known = {
+            place: [curve.seconds for curve in curves if curve.seconds is not None]
+            for place, curves in self.table.items()
+        }
         overall = float(np.mean([seconds for of in known.values() for seconds in of]))
         return {place: float(np.mean(of)) if of else overall for place, of in known.items()}
 

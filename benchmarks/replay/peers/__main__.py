@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks.replay.peers import ENVIRONMENTS, HERE, INSTALL, NAMES, is_ready, python_of, requirements_of
+from benchmarks.replay.peers import (
+    ENVIRONMENTS,
+    HERE,
+    INSTALL,
+    NAMES,
+    is_ready,
+    python_of,
+    requirements_of,
+)
 
 PYTHON = "3.11"  # what the pins were resolved for
 
@@ -32,7 +40,17 @@ def install(name: str, uv: str) -> None:
     """Makes one environment anew; it counts as ready from the last line on."""
     where, variables = ENVIRONMENTS / name, wheels() | os.environ
     environment = [uv, "venv", "--quiet", "--clear", "--python", PYTHON, str(where)]
-    packages = [uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python_of(name)), "-r", str(HERE / f"{name}.txt")]
+    packages = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--python",
+        str(python_of(name)),
+        "-r",
+        str(HERE / f"{name}.txt"),
+    ]
     for command in (environment, packages):
         subprocess.run(command, check=True, env=variables)
     (where / "ready").write_text(requirements_of(name))
@@ -56,7 +74,9 @@ def main(names: tuple[str, ...]) -> None:
         else:
             click.echo(f"{name}: ready")
     if failed:
-        raise click.ClickException(f"not installed: {', '.join(failed)}; again with: {INSTALL} {' '.join(failed)}")
+        raise click.ClickException(
+            f"not installed: {', '.join(failed)}; again with: {INSTALL} {' '.join(failed)}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,11 @@ def hyperparameter(name: str, one: Dimension):
     """A dimension as ConfigSpace writes it."""
     if one.labels:
         return ConfigSpace.CategoricalHyperparameter(name, one.labels)
-    kind = ConfigSpace.UniformIntegerHyperparameter if one.whole else ConfigSpace.UniformFloatHyperparameter
+    kind = (
+        ConfigSpace.UniformIntegerHyperparameter
+        if one.whole
+        else ConfigSpace.UniformFloatHyperparameter
+    )
     return kind(name, one.low, one.high, log=True)
 
 
@@ -34,15 +38,21 @@ class Bohb(AtEnd):
         hpbandster.core.master.Dispatcher = NoDispatcher
         np.random.seed(seed)
         configurations = ConfigSpace.ConfigurationSpace(seed=seed)
-        configurations.add_hyperparameters([hyperparameter(name, one) for name, one in self.dimensions.items()])
-        self.master = BOHB(configspace=configurations, run_id="replay", eta=3, min_budget=1, max_budget=full)
+        configurations.add_hyperparameters(
+            [hyperparameter(name, one) for name, one in self.dimensions.items()]
+        )
+        self.master = BOHB(
+            configspace=configurations, run_id="replay", eta=3, min_budget=1, max_budget=full
+        )
 
     def propose(self):
         """The next run of the oldest iteration that has one; where all wait, another begins, as in the master's loop."""
         for number in self.master.active_iterations():
             if (run := self.master.iterations[number].get_next_run()) is not None:
                 return self.started(*run)
-        self.master.iterations.append(self.master.get_next_iteration(len(self.master.iterations), {}))
+        self.master.iterations.append(
+            self.master.get_next_iteration(len(self.master.iterations), {})
+        )
         return self.propose()
 
     def started(self, identity, configuration, budget):

@@ -20,7 +20,9 @@ class Hyperopt(AtEnd):
 
     def __init__(self, space: dict, seed: int, full: int):
         super().__init__(space, full)
-        self.domain = Domain(None, as_apply({name: expression(name, one) for name, one in self.dimensions.items()}))
+        self.domain = Domain(
+            None, as_apply({name: expression(name, one) for name, one in self.dimensions.items()})
+        )
         self.trials, self.random = Trials(), np.random.default_rng(seed)
 
     def propose(self):

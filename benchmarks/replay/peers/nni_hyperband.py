@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["NNI_TUNER_COMMAND_CHANNEL"] = "ws://_unittest_replay"  # a channel that connects to nothing
+os.environ["NNI_TUNER_COMMAND_CHANNEL"] = (
+    "ws://_unittest_replay"  # a channel that connects to nothing
+)
 
 import nni
 import numpy as np
@@ -55,7 +57,13 @@ class NniHyperband(AtEnd):
     def tell(self, handle, loss, status):
         """The final metric, then the end."""
         identity, job = handle["parameter_id"], f"job {handle['parameter_id']}"
-        metric = {"parameter_id": identity, "trial_job_id": job, "type": MetricType.FINAL, "sequence": 0, "value": nni.dump(loss)}
+        metric = {
+            "parameter_id": identity,
+            "trial_job_id": job,
+            "type": MetricType.FINAL,
+            "sequence": 0,
+            "value": nni.dump(loss),
+        }
         self.advisor.handle_report_metric_data(metric)
         ended = {"trial_job_id": job, "event": "SUCCEEDED", "hyper_params": nni.dump(handle)}
         self.advisor.handle_trial_end(ended)

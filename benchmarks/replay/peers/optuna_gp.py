@@ -12,7 +12,9 @@ class OptunaGp:
     def __init__(self, space: dict, seed: int, full: int):
         self.dimensions, self.full, self.trials, self.losses = parse(space), full, {}, {}
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=3)
-        self.study = optuna.create_study(sampler=optuna.samplers.GPSampler(seed=seed), pruner=pruner)
+        self.study = optuna.create_study(
+            sampler=optuna.samplers.GPSampler(seed=seed), pruner=pruner
+        )
 
     def ask(self):
         """The next trial."""
@@ -21,7 +23,9 @@ class OptunaGp:
             if one.labels:
                 raw = trial.suggest_categorical(name, one.labels)
             else:
-                raw = (trial.suggest_int if one.whole else trial.suggest_float)(name, one.low, one.high, log=True)
+                raw = (trial.suggest_int if one.whole else trial.suggest_float)(
+                    name, one.low, one.high, log=True
+                )
             params[name] = one.value(raw)
         self.trials[str(trial.number)] = trial
         return str(trial.number), params, self.full

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 
-def serve(make: Callable[[dict, int, int], Any], lines: Iterator[str], write: Callable[[str], None]) -> None:
+def serve(
+    make: Callable[[dict, int, int], Any], lines: Iterator[str], write: Callable[[str], None]
+) -> None:
     """`make(space, seed, full)` gives the engine; `lines` come in, `write` sends one."""
     first = json.loads(next(lines))
     engine = make(first["space"], first["seed"], first["full"])
@@ -53,9 +55,16 @@ def parse(space: dict[str, dict]) -> dict[str, Dimension]:
     dimensions = {}
     for name, entry in space.items():
         if "values" in entry:
-            dimensions[name] = Dimension(labels=tuple(json.dumps(value) for value in entry["values"]))
-        elif entry.get("distribution") in ("log_uniform_values", "q_log_uniform_values") and entry.get("q", 1) == 1:
-            dimensions[name] = Dimension(entry["min"], entry["max"], whole=entry["distribution"].startswith("q_"))
+            dimensions[name] = Dimension(
+                labels=tuple(json.dumps(value) for value in entry["values"])
+            )
+        elif (
+            entry.get("distribution") in ("log_uniform_values", "q_log_uniform_values")
+            and entry.get("q", 1) == 1
+        ):
+            dimensions[name] = Dimension(
+                entry["min"], entry["max"], whole=entry["distribution"].startswith("q_")
+            )
         elif "value" not in entry:
             raise ValueError(f"{name}: peers know no {entry}")
     return dimensions
@@ -68,7 +77,13 @@ class AtEnd:
     """
 
     def __init__(self, space: dict[str, dict], full: int):
-        self.dimensions, self.full, self.asked, self.handles, self.losses = parse(space), full, 0, {}, {}
+        self.dimensions, self.full, self.asked, self.handles, self.losses = (
+            parse(space),
+            full,
+            0,
+            {},
+            {},
+        )
 
     def ask(self) -> tuple[str, dict[str, Any], int]:
         """The next run."""
@@ -76,7 +91,11 @@ class AtEnd:
         key = str(self.asked)
         self.asked += 1
         self.handles[key] = handle
-        return key, {name: one.value(raw[name]) for name, one in self.dimensions.items()}, round(epochs)
+        return (
+            key,
+            {name: one.value(raw[name]) for name, one in self.dimensions.items()},
+            round(epochs),
+        )
 
     def report(self, key: str, epoch: int, value: float) -> bool:
         """Keeps the last loss."""

@@ -18,7 +18,9 @@ def hyperparameter(name: str, one: Dimension):
     """A dimension as ConfigSpace writes it."""
     if one.labels:
         return ConfigSpace.Categorical(name, list(one.labels))
-    return (ConfigSpace.Integer if one.whole else ConfigSpace.Float)(name, (one.low, one.high), log=True)
+    return (ConfigSpace.Integer if one.whole else ConfigSpace.Float)(
+        name, (one.low, one.high), log=True
+    )
 
 
 class Smac(AtEnd):

@@ -51,12 +51,19 @@ class SyneTune:
         trial = Trial(number, suggestion.config, datetime.now())
         self.scheduler.on_trial_add(trial)
         self.trials[str(number)] = trial
-        return str(number), {name: one.value(trial.config[name]) for name, one in self.dimensions.items()}, self.full
+        return (
+            str(number),
+            {name: one.value(trial.config[name]) for name, one in self.dimensions.items()},
+            self.full,
+        )
 
     def report(self, key, epoch, value):
         """The scheduler's decision; a trial that it stops, also for its last epoch, is removed at once."""
         self.results[key] = {"loss": value, "epoch": epoch}
-        stop = self.scheduler.on_trial_result(self.trials[key], self.results[key]) == SchedulerDecision.STOP
+        stop = (
+            self.scheduler.on_trial_result(self.trials[key], self.results[key])
+            == SchedulerDecision.STOP
+        )
         if stop:
             self.scheduler.on_trial_remove(self.trials.pop(key))
         return stop
