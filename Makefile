@@ -16,11 +16,12 @@ help:
 	@echo "make clean   remove .venv (data, runs and results stay)"
 
 # Compiled here: where Python may not write bytecode, each start would compile TensorFlow anew.
-.venv/.ready: requirements.lock
+.venv/.ready: requirements.lock loopback/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) has no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
 	@.venv/bin/pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip sync --quiet --require-hashes --compile-bytecode --system-certs --python $(RUN) requirements.lock
+	@.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --system-certs --python $(RUN) --editable ./loopback
 	@touch $@
 
 data/city: | .venv/.ready

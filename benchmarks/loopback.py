@@ -26,9 +26,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from loopback import daemon, lifecycle, runs
 from loopback.client import ask
 from loopback.store import Store, dumps, now
+
+from loopback import daemon, lifecycle, runs
 
 EPOCHS = 27  # rows of a run
 LOGGING = 16  # runs that log at once

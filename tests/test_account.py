@@ -8,44 +8,20 @@ import time
 from pathlib import Path
 
 import pytest
-from account_helpers import ROOT, Account
+from account_helpers import (
+    Account,
+    by_environment,
+    by_login,
+    by_login_to_a_host,
+    by_settings_file,
+)
+from conftest import ROOT
 
 FAST = ["--learning-rate=0.002", "--batch-size=32", "--seed=1"]
-SETTINGS = ".config/wandb/settings"
 
 
 def train(data: Path, *options: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), f"--data={data}", *FAST, *options]
-
-
-def write_settings(home: Path, **values: str) -> None:
-    file = home / SETTINGS
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        "[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
-    )
-
-
-def by_login(account: Account, home: Path) -> dict:
-    account.login(home)
-    return {}
-
-
-def by_login_to_a_host(account: Account, home: Path) -> dict:
-    done = account.run(
-        sys.executable, "-m", "wandb", "login", "--host", account.plain_url, account.key, home=home
-    )
-    assert done.returncode == 0, done.stderr
-    return {}
-
-
-def by_environment(account: Account, home: Path) -> dict:
-    return {"WANDB_API_KEY": account.key}
-
-
-def by_settings_file(account: Account, home: Path) -> dict:
-    write_settings(home, api_key=account.key, project="from-the-settings", entity="loopback")
-    return {}
 
 
 @pytest.mark.parametrize("log_in", [by_login, by_login_to_a_host, by_environment, by_settings_file])

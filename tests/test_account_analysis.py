@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from account_helpers import ROOT
+from conftest import ROOT
 
 WRONG = "0" * 40
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from account_helpers import ROOT, Account
+from account_helpers import Account
+from conftest import ROOT
 
 HYPERBAND = {
     "name": "two machines",

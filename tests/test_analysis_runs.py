@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_helpers import ROOT, served  # noqa: F401  a fixture
+from conftest import ROOT
 
 from analysis import runs
 from segmentation.errors import UserError
@@ -92,7 +92,7 @@ PUBLISH = """
 
 
 @pytest.fixture(scope="module")
-def swept(served, tmp_path_factory):  # noqa: F811
+def swept(served, tmp_path_factory):
     """A sweep of nine runs, each with an oddity of its own; one artifact deleted. Its path and the results folder."""
     cwd = tmp_path_factory.mktemp("sweep")
     path = served.sweep(GRID, cwd)
@@ -131,7 +131,7 @@ def test_histories_summaries_and_configurations_arrive_whole(swept):
     assert choice["best"]["id"] == runs["better"]["id"]
 
 
-def test_weights_come_whole_or_with_a_line(served, swept):  # noqa: F811
+def test_weights_come_whole_or_with_a_line(served, swept):
     path, folder, _ = swept
     ids = {case: run["id"] for case, run in cached(folder, path).items()}
     empty = {
@@ -150,7 +150,7 @@ def test_weights_come_whole_or_with_a_line(served, swept):  # noqa: F811
     assert not (folder / "cache" / "models" / ids["halved"] / "best.keras").exists()
 
 
-def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, tmp_path):  # noqa: F811
+def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, tmp_path):
     path, folder, _ = swept
     before = (folder / "best_run.json").read_bytes()
     away = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -174,7 +174,7 @@ def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, t
     assert done.stderr.startswith("Error: W&B does not give sweep loopback/read/nosuch")
 
 
-def test_published_twice_there_is_one_report_and_one_workspace(served, swept):  # noqa: F811
+def test_published_twice_there_is_one_report_and_one_workspace(served, swept):
     _, folder, _ = swept
     first, again, pictures = served.python(PUBLISH, folder, str(folder)).stdout.splitlines()
     assert first == again

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from loopback_helpers import ROOT, api, served, wait_for  # noqa: F401  fixtures
+from conftest import ROOT
+from loopback_helpers import wait_for
 
 from segmentation import search
 from segmentation.config import OBJECTIVE
@@ -26,7 +27,7 @@ SHRUNK = {  # search -> (largest budget in epochs, runs)
 class Sweep:
     """A sweep of sweeps/ with few runs of few epochs, its scheduler and its two agents."""
 
-    def __init__(self, served, folder, name, data):  # noqa: F811
+    def __init__(self, served, folder, name, data):
         self.served, self.folder, self.schedulers = served, folder, 0
         epochs, runs = SHRUNK[name]
         config = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text()) | {"run_cap": runs}
@@ -80,7 +81,7 @@ class Sweep:
 
 
 @pytest.fixture(scope="module")
-def ended(served, tiny_set, tmp_path_factory):  # noqa: F811
+def ended(served, tiny_set, tmp_path_factory):
     """name -> (state of the sweep, configurations); all at once, and our own loses its scheduler in the middle."""
     folder = tmp_path_factory.mktemp("searches")
     sweeps = {name: Sweep(served, folder / name, name, tiny_set) for name in SHRUNK}
@@ -140,7 +141,7 @@ def test_a_killed_scheduler_goes_on_without_losing_or_doubling_a_run(ended):
     ), second
 
 
-def test_an_earlier_sweep_is_read_off_the_server(ended, api):  # noqa: F811
+def test_an_earlier_sweep_is_read_off_the_server(ended, api):
     """As W&B's scheduler makes a study of the sweep's configuration, here one with `warm_start`."""
     state, before = ended["tpe_halving"]
     config = yaml.safe_load((ROOT / "sweeps" / "multifidelity.yaml").read_text())

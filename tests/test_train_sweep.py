@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from loopback_helpers import ROOT, api, served, wait_for  # noqa: F401  fixtures
+from conftest import ROOT
+from loopback_helpers import wait_for
 
 from segmentation.config import OBJECTIVE
 
@@ -38,7 +39,7 @@ def rows_of(run) -> list[dict]:
     return list(run.scan_history())
 
 
-def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, place):  # noqa: F811
+def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, place):
     folder, yaml = place
     path = served.sweep(
         yaml(
@@ -100,7 +101,7 @@ def train_process(run_id: str) -> int | None:
     return None
 
 
-def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, place):  # noqa: F811
+def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, place):
     folder, yaml = place
     path = served.sweep(
         yaml(method="grid", epochs=20, activations="[null]", rates="{value: 0.001}", more=""),

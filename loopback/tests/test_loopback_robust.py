@@ -14,13 +14,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from loopback_helpers import ROOT, Served, wait_for
-from test_loopback_security import graphql, send
-
-from loopback import daemon, graph, lifecycle, runs
 from loopback.errors import UserError
 from loopback.links import proof
 from loopback.store import Store, read_or_make_key
+from loopback_helpers import TESTS, Served, wait_for
+from test_loopback_security import graphql, send
+
+from loopback import daemon, graph, lifecycle, runs
 
 MAKE = (
     'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { bucket { id } } }'
@@ -37,8 +37,7 @@ def target(tmp_path_factory):
         "import sys; from test_loopback_robust import fill; fill(sys.argv[1])",
         folder,
     ]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path})
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(TESTS)})
     server = Served(folder).start()
     yield server
     server.stop()
@@ -84,7 +83,7 @@ except store.UserError as error:
     print(error.message)
 """
     said = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", code, tmp_path], cwd=TESTS, capture_output=True, text=True
     )
     assert "free disk space" in said.stdout, said.stderr
     assert not (tmp_path / "key").exists()
@@ -106,7 +105,7 @@ def ends(*arguments, **options):
 {place} = ends
 store.read_or_make_key(Path(sys.argv[1]))
 """
-    assert subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT).returncode == 9
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], cwd=TESTS).returncode == 9
     assert not (tmp_path / "key").exists() or len((tmp_path / "key").read_text()) == 40
     assert len(read_or_make_key(tmp_path)) == 40
 
@@ -168,7 +167,7 @@ main(["serve", "--dir", sys.argv[1], "--port", "0"])
 """
     folder = tmp_path / "store"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, folder], cwd=TESTS, stdout=subprocess.PIPE
     )
     server = Served(folder)
     wait_for(lambda: daemon.find(folder), 60)
@@ -253,7 +252,7 @@ main(["serve", "--dir", sys.argv[1], "--port", "0", "--lost-after", "8"])
 """
     folder = tmp_path / "store"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, folder], cwd=TESTS, stdout=subprocess.PIPE
     )
     try:
         server = Served(folder)
@@ -442,7 +441,7 @@ main(["serve", "--dir", sys.argv[1], "--port", "0"])
 """
     folder = tmp_path / "store"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, folder], cwd=TESTS, stdout=subprocess.PIPE
     )
     try:
         found = wait_for(lambda: daemon.find(folder), 60)

@@ -3,7 +3,6 @@
 import hashlib
 
 import pytest
-from loopback_helpers import api, served  # noqa: F401  fixtures
 
 LOG = """
     import sys
@@ -20,7 +19,7 @@ LOG = """
 """
 
 
-def objects(served):  # noqa: F811
+def objects(served):
     """Names of the stored contents."""
     return {path.name for path in (served.folder / "objects").glob("*/*")}
 
@@ -29,7 +28,7 @@ def checksum(text):
     return hashlib.md5(text.encode() * 1000).hexdigest()  # noqa: S324  as W&B does
 
 
-def test_one_file_is_downloaded(served, api, tmp_path, monkeypatch):  # noqa: F811
+def test_one_file_is_downloaded(served, api, tmp_path, monkeypatch):
     """With empty caches, so that nothing but the server can give the bytes."""
     served.python(LOG, tmp_path, "single", "one", "one+two")
     fresh = {
@@ -51,7 +50,7 @@ def test_one_file_is_downloaded(served, api, tmp_path, monkeypatch):  # noqa: F8
     assert done.stdout.splitlines() == ["b'twot'", "b'oneo'"]
 
 
-def test_deleted_versions_free_the_disk(served, api, tmp_path):  # noqa: F811
+def test_deleted_versions_free_the_disk(served, api, tmp_path):
     """What another version holds as well stays."""
     served.python(LOG, tmp_path, "often", "kept+first", "kept+second", "kept+third")
     for version in ("v0", "v1"):
@@ -73,14 +72,14 @@ def test_deleted_versions_free_the_disk(served, api, tmp_path):  # noqa: F811
     assert api.artifact("loopback/art/often:latest").version == "v3"
 
 
-def test_aliases_protect_a_version(served, api, tmp_path):  # noqa: F811
+def test_aliases_protect_a_version(served, api, tmp_path):
     served.python(LOG, tmp_path, "held", "held")
     with pytest.raises(Exception, match="alias"):
         api.artifact("loopback/art/held:latest").delete()
     assert checksum("held") in objects(served)
 
 
-def test_a_run_is_deleted_with_its_artifacts(served, api, tmp_path):  # noqa: F811
+def test_a_run_is_deleted_with_its_artifacts(served, api, tmp_path):
     served.python(LOG, tmp_path, "with-run", "gone")
     run = api.artifact("loopback/art/with-run:latest").logged_by()
     run.delete(delete_artifacts=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "program: train.py\nmethod: grid\nparameters: {x: {values: [1, 2]}}\n"
 
 
@@ -106,7 +105,7 @@ def place(tmp_path):
 def refused(place: Path, *arguments: str, lines: int = 2) -> str:
     """What the command says, after the assertions that hold for every mistake of a user. Click's usage lines do not count."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    environment = clean | {"HOME": str(place / "home"), "PYTHONPATH": str(ROOT)}
+    environment = clean | {"HOME": str(place / "home")}
     command = [sys.executable, "-m", "loopback", *arguments]
     done = subprocess.run(
         command, cwd=place, env=environment, capture_output=True, text=True, timeout=60

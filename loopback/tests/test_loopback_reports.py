@@ -1,12 +1,11 @@
 """Reports and workspaces, saved and read again by W&B's own package."""
 
 import pytest
-from loopback_helpers import served  # noqa: F401  a fixture
 
 wandb_workspaces = pytest.importorskip("wandb_workspaces")
 
 
-def test_a_report_is_saved_and_read_again(served, tmp_path):  # noqa: F811
+def test_a_report_is_saved_and_read_again(served, tmp_path):
     done = served.python(
         """
         import wandb
@@ -33,7 +32,7 @@ def test_a_report_is_saved_and_read_again(served, tmp_path):  # noqa: F811
     assert done.stdout.split()[-2:] == ["1", "0"]
 
 
-def test_a_workspace_is_saved_and_read_again(served, tmp_path):  # noqa: F811
+def test_a_workspace_is_saved_and_read_again(served, tmp_path):
     done = served.python(
         """
         import wandb_workspaces.reports.v2 as wr

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from loopback_helpers import api, served  # noqa: F401  fixtures
 
 GRID = """
     program: script.py
@@ -16,7 +15,7 @@ GRID = """
 
 
 @pytest.fixture(scope="module")
-def runs(served, tmp_path_factory):  # noqa: F811
+def runs(served, tmp_path_factory):
     """Four runs of a sweep and one long run."""
     cwd = tmp_path_factory.mktemp("runs")
     path = served.sweep(GRID, cwd)
@@ -37,7 +36,7 @@ def runs(served, tmp_path_factory):  # noqa: F811
     return path
 
 
-def test_whole_histories(runs, api):  # noqa: F811
+def test_whole_histories(runs, api):
     run = api.run("loopback/read/long")
     rows = list(run.scan_history())
     assert len(rows) == 1200
@@ -78,13 +77,13 @@ def test_whole_histories(runs, api):  # noqa: F811
         ({"$and": [{"duration": {"$gte": 0}}, {"name": "run-none"}]}, ["run-none"]),
     ],
 )
-def test_filters(runs, api, filters, names):  # noqa: F811
+def test_filters(runs, api, filters, names):
     assert [
         run.id for run in api.runs("loopback/read", filters=filters, order="+created_at")
     ] == names
 
 
-def test_orders(runs, api):  # noqa: F811
+def test_orders(runs, api):
     def ordered(order):
         return [run.id for run in api.runs("loopback/read", order=order, per_page=2)]
 
@@ -99,12 +98,12 @@ def test_orders(runs, api):  # noqa: F811
     assert len(api.runs("loopback/read")) == 5
 
 
-def test_an_unknown_filter_is_named(runs, api):  # noqa: F811
+def test_an_unknown_filter_is_named(runs, api):
     with pytest.raises(Exception, match="nothing named 'colour'"):
         list(api.runs("loopback/read", filters={"colour": "red"}))
 
 
-def test_a_sweep_and_its_best_run(served, runs, api, tmp_path):  # noqa: F811
+def test_a_sweep_and_its_best_run(served, runs, api, tmp_path):
     (tmp_path / "script.py").write_text(
         "import wandb\nwith wandb.init() as run:\n"
         "    for step in range(1, 4): run.log({'loss': run.config['x'] / step}, step=step)\n"
@@ -124,7 +123,7 @@ def test_a_sweep_and_its_best_run(served, runs, api, tmp_path):  # noqa: F811
     assert [found.id for found in api.project("read", "loopback").sweeps()] == [sweep.id]
 
 
-def test_files_and_their_bytes(served, runs, api, tmp_path):  # noqa: F811
+def test_files_and_their_bytes(served, runs, api, tmp_path):
     run = api.run("loopback/read/run-a")
     content = random.Random(0).randbytes(100_000)  # noqa: S311  any bytes will do
     (tmp_path / "notes.bin").write_bytes(content)
@@ -137,7 +136,7 @@ def test_files_and_their_bytes(served, runs, api, tmp_path):  # noqa: F811
     assert "notes.bin" not in [file.name for file in run.files()]
 
 
-def test_runs_are_changed_and_deleted(runs, api):  # noqa: F811
+def test_runs_are_changed_and_deleted(runs, api):
     run = api.run("loopback/read/run-none")
     run.config["x"] = 17
     run.tags.append("seen")
@@ -152,13 +151,13 @@ def test_runs_are_changed_and_deleted(runs, api):  # noqa: F811
         api.run("loopback/read/run-none")
 
 
-def test_projects_and_the_viewer(runs, api):  # noqa: F811
+def test_projects_and_the_viewer(runs, api):
     assert api.default_entity == "loopback"
     assert "read" in [project.name for project in api.projects("loopback")]
     assert api.viewer.username == "loopback"
 
 
-def test_users_and_teams(runs, api):  # noqa: F811
+def test_users_and_teams(runs, api):
     """There is one user; every name is an entity, which has this user."""
     assert api.user("loopback").username == "loopback"
     assert api.user("somebody else") is None
@@ -167,7 +166,7 @@ def test_users_and_teams(runs, api):  # noqa: F811
     assert [member.username for member in team.members] == ["loopback"]
 
 
-def test_console_lines(served, api, tmp_path):  # noqa: F811
+def test_console_lines(served, api, tmp_path):
     served.python(
         "import wandb\nwith wandb.init(project='console', id='talks'):\n    for n in range(7): print('line', n)",
         tmp_path,

@@ -1,7 +1,6 @@
 """A real server for the tests of loopback, and ways to run the real W&B client against it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,11 +10,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
-from loopback import daemon
 from loopback.client import ask
 
-ROOT = Path(__file__).parent.parent
+from loopback import daemon
+
+TESTS = Path(__file__).parent
 
 
 class Served:
@@ -40,8 +39,7 @@ class Served:
             *self.options,
         ]
         with (self.folder / "log").open("a") as log:
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while daemon.find(self.folder) is None:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log()
@@ -78,7 +76,6 @@ class Served:
         fast = {
             "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
             "HOME": str(self.home),
-            "PYTHONPATH": str(ROOT),
         }
         return daemon.environment(self.server) | fast | more
 

@@ -10,7 +10,7 @@ import textwrap
 import time
 
 import pytest
-from loopback_helpers import ROOT, Served, wait_for
+from loopback_helpers import Served, wait_for
 
 from loopback import daemon, local_sweep, progress, push, supervise
 
@@ -67,9 +67,7 @@ def loopback(cwd, *arguments, **options):
     home = cwd / "home"
     home.mkdir(exist_ok=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    environment = (
-        clean | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | options.pop("environment", {})
-    )
+    environment = clean | {"HOME": str(home)} | options.pop("environment", {})
     command = [sys.executable, "-m", "loopback", *map(str, arguments)]
     if options.pop("wait", True):
         return subprocess.run(

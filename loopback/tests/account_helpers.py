@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 import wandb
-
 from loopback.server import app
 from loopback.store import ENTITY, Store
 
-ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = ".config/wandb/settings"
 
 
 def run_openssl(*arguments: str | Path) -> None:
@@ -169,3 +168,33 @@ def account(tmp_path_factory) -> Account:
     proxy.close()
     for server, _ in servers:
         server.should_exit = True
+
+
+def write_settings(home: Path, **values: str) -> None:
+    file = home / SETTINGS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        "[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
+    )
+
+
+def by_login(account: Account, home: Path) -> dict:
+    account.login(home)
+    return {}
+
+
+def by_login_to_a_host(account: Account, home: Path) -> dict:
+    done = account.run(
+        sys.executable, "-m", "wandb", "login", "--host", account.plain_url, account.key, home=home
+    )
+    assert done.returncode == 0, done.stderr
+    return {}
+
+
+def by_environment(account: Account, home: Path) -> dict:
+    return {"WANDB_API_KEY": account.key}
+
+
+def by_settings_file(account: Account, home: Path) -> dict:
+    write_settings(home, api_key=account.key, project="from-the-settings", entity="loopback")
+    return {}

@@ -5,7 +5,7 @@ import subprocess
 import textwrap
 
 import pytest
-from loopback_helpers import served, wait_for  # noqa: F401  a fixture
+from loopback_helpers import wait_for
 
 TRAIN = """
 import sys
@@ -32,7 +32,7 @@ def cwd(tmp_path):
     return tmp_path
 
 
-def test_two_agents_search_and_hyperband_stops_runs(served, cwd):  # noqa: F811
+def test_two_agents_search_and_hyperband_stops_runs(served, cwd):
     text = (
         HEAD
         + SLOW.replace("'0.5'", "'0.5', worse")
@@ -52,7 +52,7 @@ def test_two_agents_search_and_hyperband_stops_runs(served, cwd):  # noqa: F811
     assert all(run["historyLineCount"] == 9 for run in sweep["runs"] if not run["stopped"])
 
 
-def test_a_grid_is_tried_once_and_count_ends_an_agent(served, cwd):  # noqa: F811
+def test_a_grid_is_tried_once_and_count_ends_an_agent(served, cwd):
     path = served.sweep(GRID, cwd)
     assert served.agent(path, cwd, "--count", "1", poll=0.3).wait(150) == 0
     assert len(served.state(path)["runs"]) == 1
@@ -63,7 +63,7 @@ def test_a_grid_is_tried_once_and_count_ends_an_agent(served, cwd):  # noqa: F81
     assert sweep["state"] == "FINISHED"
 
 
-def test_pause_resume_stop(served, cwd):  # noqa: F811
+def test_pause_resume_stop(served, cwd):
     path = served.sweep(ENDLESS.replace("0.5", "1.2"), cwd)
     agent = served.agent(path, cwd, poll=0.3)
     wait_for(lambda: served.state(path)["runs"])
@@ -88,7 +88,7 @@ def test_pause_resume_stop(served, cwd):  # noqa: F811
     )
 
 
-def test_cancel_ends_running_runs(served, cwd):  # noqa: F811
+def test_cancel_ends_running_runs(served, cwd):
     path = served.sweep(ENDLESS.replace("0.5", "3"), cwd)
     agent = served.agent(path, cwd, poll=0.3)
     wait_for(lambda: [run for run in served.state(path)["runs"] if run["historyLineCount"]])
@@ -100,7 +100,7 @@ def test_cancel_ends_running_runs(served, cwd):  # noqa: F811
     assert sweep["runs"][0]["historyLineCount"] < 9
 
 
-def test_a_target_ends_the_search(served, cwd):  # noqa: F811
+def test_a_target_ends_the_search(served, cwd):
     text = GRID.replace("goal: minimize", "goal: minimize, target: 1.2")
     path = served.sweep(text, cwd)
     assert served.agent(path, cwd, poll=0.3).wait(150) == 0
@@ -108,7 +108,7 @@ def test_a_target_ends_the_search(served, cwd):  # noqa: F811
     assert served.state(path)["state"] == "FINISHED"
 
 
-def test_a_preempted_run_goes_on_elsewhere(served, cwd):  # noqa: F811
+def test_a_preempted_run_goes_on_elsewhere(served, cwd):
     (cwd / "script.py").write_text(
         textwrap.dedent("""
         import sys
@@ -142,7 +142,7 @@ def test_a_preempted_run_goes_on_elsewhere(served, cwd):  # noqa: F811
         assert [json.loads(row)["_step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
-def test_optuna_drives_the_sweep_and_prunes(served, cwd):  # noqa: F811
+def test_optuna_drives_the_sweep_and_prunes(served, cwd):
     (cwd / "study.py").write_text(
         textwrap.dedent("""
         import optuna
@@ -177,7 +177,7 @@ def test_optuna_drives_the_sweep_and_prunes(served, cwd):  # noqa: F811
     assert any(run["state"] == "finished" and not run["stopped"] for run in sweep["runs"])
 
 
-def test_a_local_controller_drives_the_sweep(served, cwd):  # noqa: F811
+def test_a_local_controller_drives_the_sweep(served, cwd):
     (cwd / "sweep.yaml").write_text(GRID)
     log = (cwd / "controller.log").open("w")
     command = ["wandb", "sweep", "--controller", "sweep.yaml"]
@@ -198,7 +198,7 @@ def test_a_local_controller_drives_the_sweep(served, cwd):  # noqa: F811
     assert [run["state"] for run in sweep["runs"]] == ["finished"] * 3
 
 
-def test_agents_within_python(served, cwd):  # noqa: F811
+def test_agents_within_python(served, cwd):
     served.python(
         """
         import wandb
@@ -219,7 +219,7 @@ def test_agents_within_python(served, cwd):  # noqa: F811
     assert edge["node"] == {"state": "FINISHED", "runCount": 2, "bestLoss": 4}
 
 
-def test_a_bad_yaml_is_refused_in_words(served, cwd):  # noqa: F811
+def test_a_bad_yaml_is_refused_in_words(served, cwd):
     cases = {
         "method: bayes\nparameters: {x: {min: 0.0, max: 1.0}}\n": "metric",
         "method: psychic\nparameters: {x: {values: [1]}}\n": "psychic",
@@ -235,7 +235,7 @@ def test_a_bad_yaml_is_refused_in_words(served, cwd):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", ["grid", "bayes"])
-def test_an_agent_gets_nested_parameters(served, cwd, method):  # noqa: F811
+def test_an_agent_gets_nested_parameters(served, cwd, method):
     """As `wandb.config` and on the command line."""
     (cwd / "script.py").write_text(
         textwrap.dedent("""
@@ -260,7 +260,7 @@ def test_an_agent_gets_nested_parameters(served, cwd, method):  # noqa: F811
         assert json.loads(run["summaryMetrics"])["loss"] == nest["y"] + 6
 
 
-def test_a_finished_sweep_with_a_raised_cap_is_searched_on(served, cwd):  # noqa: F811
+def test_a_finished_sweep_with_a_raised_cap_is_searched_on(served, cwd):
     text = HEAD + "method: random\nparameters: {x: {min: 0.0, max: 1.0}}\nrun_cap: "
     path = served.sweep(text + "1\n", cwd)
     assert served.agent(path, cwd, poll=0.3).wait(150) == 0

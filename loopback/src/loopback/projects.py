@@ -196,8 +196,14 @@ def upsert_model(_source, info, input: dict) -> dict:
 
 
 def all_views(
-    source, info, viewType=None, viewName=None, userName=None, first=None, after=None
-) -> dict:  # noqa: N803
+    source,
+    info,
+    viewType=None,
+    viewName=None,
+    userName=None,
+    first=None,
+    after=None,  # noqa: N803  the schema's names
+) -> dict:
     """Reports and saved workspaces of a project."""
     sql = "SELECT * FROM views WHERE project_id = ? AND (? IS NULL OR type = ?) AND (? IS NULL OR name = ?)"
     rows = info.context.store.all(sql, source["id"], viewType, viewType, viewName, viewName)

@@ -9,10 +9,9 @@ import sys
 import urllib.parse
 
 import pytest
-from loopback_helpers import ROOT, Served
-
 from loopback.links import signature
 from loopback.store import LockedError, Store
+from loopback_helpers import TESTS, Served
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +250,7 @@ def test_one_store_has_one_server(target, tmp_path):
         "--port",
         "0",
     ]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=60)
     assert second.returncode != 0
     assert "another server" in second.stderr
     first = Store(tmp_path / "s")

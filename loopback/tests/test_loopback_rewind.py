@@ -2,8 +2,6 @@
 
 import json
 
-from loopback_helpers import api, served  # noqa: F401  fixtures
-
 CODE = """
     import json
     import sys
@@ -17,7 +15,7 @@ CODE = """
 """
 
 
-def test_a_history_is_started_over_and_cut(served, api, tmp_path):  # noqa: F811
+def test_a_history_is_started_over_and_cut(served, api, tmp_path):
     """Step 0 starts over where steps count from 1; a later step keeps the rows up to it."""
     served.python(CODE, tmp_path, "1", "6", "{}")
     over = served.python(CODE, tmp_path, "1", "4", json.dumps({"resume_from": "one?_step=0"}))
@@ -40,7 +38,7 @@ def test_a_history_is_started_over_and_cut(served, api, tmp_path):  # noqa: F811
     assert lines == ["from 3"]
 
 
-def test_a_rewind_of_a_missing_run_is_refused(served, tmp_path):  # noqa: F811
+def test_a_rewind_of_a_missing_run_is_refused(served, tmp_path):
     done = served.python(
         CODE,
         tmp_path,
@@ -52,7 +50,7 @@ def test_a_rewind_of_a_missing_run_is_refused(served, tmp_path):  # noqa: F811
     assert done.returncode != 0
 
 
-def test_a_run_of_a_sweep_starts_over(served, tmp_path):  # noqa: F811
+def test_a_run_of_a_sweep_starts_over(served, tmp_path):
     code = """
     import wandb
     with wandb.init(id="swept", settings=wandb.Settings(sweep_id=SWEEP), project="rewind"%s) as run:

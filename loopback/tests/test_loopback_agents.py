@@ -4,8 +4,13 @@ import sys
 import time
 
 import pytest
-from account_helpers import ROOT, Account
-from test_account import by_environment, by_login, by_login_to_a_host, by_settings_file
+from account_helpers import (
+    Account,
+    by_environment,
+    by_login,
+    by_login_to_a_host,
+    by_settings_file,
+)
 
 SCRIPT = "import wandb\nwith wandb.init() as run:\n    run.log({'loss': run.config.x})\n"
 SWEEP = (
@@ -14,9 +19,7 @@ SWEEP = (
 
 
 def agents(account: Account, home, path: str, **extra: str):
-    return account.run(
-        sys.executable, "-m", "loopback", "agents", path, home=home, PYTHONPATH=str(ROOT), **extra
-    )
+    return account.run(sys.executable, "-m", "loopback", "agents", path, home=home, **extra)
 
 
 @pytest.mark.parametrize("log_in", [by_login, by_login_to_a_host, by_environment, by_settings_file])

@@ -3,10 +3,9 @@
 import sqlite3
 
 import pytest
-from loopback_helpers import api, served  # noqa: F401  fixtures
 
 
-def test_a_run_is_kept_whole(served, api, tmp_path):  # noqa: F811
+def test_a_run_is_kept_whole(served, api, tmp_path):
     served.python(
         """
         import wandb
@@ -40,7 +39,7 @@ def test_a_run_is_kept_whole(served, api, tmp_path):  # noqa: F811
     assert list(served.home.iterdir()) == []  # nothing was written to the home
 
 
-def test_pictures_and_tables_come_back(served, api, tmp_path):  # noqa: F811
+def test_pictures_and_tables_come_back(served, api, tmp_path):
     served.python(
         """
         import numpy as np
@@ -56,17 +55,17 @@ def test_pictures_and_tables_come_back(served, api, tmp_path):  # noqa: F811
     names = [file.name for file in run.files()]
     (picture,) = [name for name in names if name.startswith("media/images/")]
     run.file(picture).download(root=str(tmp_path / "down"))
-    import cv2
     import numpy as np
+    from PIL import Image
 
-    pixels = cv2.imread(str(tmp_path / "down" / picture))[..., ::-1]
+    pixels = np.asarray(Image.open(tmp_path / "down" / picture))
     np.testing.assert_array_equal(pixels, np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     table = api.artifact(f"loopback/media/run-{run.id}-table:latest").get("table")
     assert table.data == [[1, "x"], [2, "y"]]
     assert [file.name for file in run.files(names=[picture])] == [picture]
 
 
-def test_artifacts_go_up_and_down_with_their_lineage(served, api, tmp_path):  # noqa: F811
+def test_artifacts_go_up_and_down_with_their_lineage(served, api, tmp_path):
     served.python(
         """
         from pathlib import Path
@@ -105,7 +104,7 @@ def test_artifacts_go_up_and_down_with_their_lineage(served, api, tmp_path):  # 
     assert "kept" in api.artifact("loopback/art/model:v0").aliases
 
 
-def test_a_resumed_run_goes_on_counting(served, api, tmp_path):  # noqa: F811
+def test_a_resumed_run_goes_on_counting(served, api, tmp_path):
     code = """
         import sys
         import wandb
@@ -122,7 +121,7 @@ def test_a_resumed_run_goes_on_counting(served, api, tmp_path):  # noqa: F811
     assert run.state == "finished"
 
 
-def test_an_offline_run_is_synced(served, api, tmp_path):  # noqa: F811
+def test_an_offline_run_is_synced(served, api, tmp_path):
     code = """
         import wandb
 
@@ -140,7 +139,7 @@ def test_an_offline_run_is_synced(served, api, tmp_path):  # noqa: F811
     assert run.state == "finished"
 
 
-def test_failure_is_seen(served, api, tmp_path):  # noqa: F811
+def test_failure_is_seen(served, api, tmp_path):
     code = "import wandb\nwandb.init(project='fail', id='bad')\nraise RuntimeError('on purpose')\n"
     assert served.python(code, tmp_path, check=False).returncode != 0
     run = api.run("loopback/fail/bad")
@@ -148,7 +147,7 @@ def test_failure_is_seen(served, api, tmp_path):  # noqa: F811
     assert run.load() is not None
 
 
-def test_a_run_learns_that_it_should_stop(served, tmp_path):  # noqa: F811
+def test_a_run_learns_that_it_should_stop(served, tmp_path):
     """By the client's public settings, and by a question that W&B's public API can ask at any moment."""
     done = served.python(
         """

@@ -10,13 +10,13 @@ import sweeps
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from loopback import agents, lifecycle
 from loopback.graph import Context, Unknown, answer
 from loopback.links import Links
 from loopback.search import Search, SearchedRun
 from loopback.store import Store
 from loopback.stream import receive
+
+from loopback import agents, lifecycle
 
 LOSSES = st.lists(
     st.floats(-1e6, 1e6) | st.just("NaN") | st.just(math.nan) | st.none(), max_size=12
