@@ -43,6 +43,7 @@ report: .venv/.ready
 test: .venv/.ready
 	ruff check .
 	ruff format --check .
+	mypy
 	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder  # much of the time they wait, for agents and servers
 
 clean:

@@ -1,114 +1,227 @@
-"""Who may import whom, read off the source: the package's tiers, one door to W&B each way, loopback on its own."""
+"""Who may import whom, read from the source. Every rule is also shown to fail on a planted import.
+
+Rules work on a folder, so that the second half of this file can run them on a changed copy.
+"""
 
 import ast
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("segmentation", "analysis", "loopback")
+LOOPBACK = "loopback/src/loopback"
 
-# Modules of `segmentation` by tier; each may import those of lower tiers and, within a tier, those listed before it.
-TIERS = [
-    ["errors", "config", "labels", "ending"],
-    ["options", "tiling", "splits", "prepared", "augmentation", "metrics", "sources"],
-    ["prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"],
-    ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],
-]
+# Modules of a package in order: each may import only those listed before it.
 ORDER = {
-    name: (tier, place) for tier, names in enumerate(TIERS) for place, name in enumerate(names)
+    "segmentation": [
+        *("errors", "config", "labels", "ending", "files", "options", "tiling", "splits"),
+        *("sources", "prepared", "augmentation", "split_sums", "metrics", "convert", "download"),
+        *("prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"),
+        *("tracking", "evaluation"),
+    ],
+    "search": [
+        *("history", "space", "halving", "gaussian", "forecast", "policies", "multifidelity"),
+        *("optuna_bridge", "warm_start"),
+    ],
 }
-HEAVY = {"keras", "tensorflow", "segmentation_models"}
-ENTRY_POINTS = {"train", "segmentation.prepare", "segmentation.synthetic"}
+
+# What a package may import of the project besides itself.
+ALLOWED = {
+    "segmentation": set(),
+    "search": {"segmentation.config"},
+    "analysis": {"segmentation"},
+    LOOPBACK: set(),
+}
+
+FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
+WITHOUT_FRAMEWORK = [
+    *("errors", "config", "labels", "ending", "files", "options", "tiling", "splits", "sources"),
+    *("prepared", "augmentation", "convert", "download", "prepare", "synthetic"),
+]
+STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors"]
+
+# The only files that import wandb: one per direction, and the files that W&B itself loads.
+WANDB = {
+    "segmentation": {"tracking"},
+    "search": {"warm_start"},
+    "analysis": {"reader"},
+}
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of the modules that a file imports, `from package import module` resolved to the module."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def python_files(root: Path, package: str) -> list[Path]:
+    return sorted((root / package).rglob("*.py"))
+
+
+def imports(root: Path, file: Path) -> set[str]:
+    """Dotted names of the modules that a file imports; `from package import module` counts as the module."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = {name for name in names if (ROOT / (name.replace(".", "/") + ".py")).exists()}
-            found |= modules or {node.module}
-    return found
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in members if is_module(root, name)}
+            names |= modules or {node.module}
+    return names
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).glob("*.py"))
+def is_module(root: Path, name: str) -> bool:
+    return (root / (name.replace(".", "/") + ".py")).exists()
 
 
-@pytest.mark.parametrize("path", modules("segmentation"), ids=lambda path: path.stem)
-def test_segmentation_imports_downwards(path):
-    if path.stem == "__init__":
-        assert not imports(path)
-        return
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("segmentation.")}
-    assert path.stem in ORDER, f"place {path.stem} in a tier"
-    for name in used:
-        assert ORDER[name] < ORDER[path.stem] or ORDER[name][0] == ORDER[path.stem][0], (
-            f"{path.stem} imports {name}"
-        )
-        assert ORDER[name][0] <= ORDER[path.stem][0], (
-            f"{path.stem} imports {name}, which lies above it"
-        )
+def imports_by_file(root: Path, *packages: str) -> Iterator[tuple[Path, set[str]]]:
+    for package in packages:
+        for file in python_files(root, package):
+            yield file.relative_to(root), imports(root, file)
 
 
-@pytest.mark.parametrize("name", [*TIERS[0], *TIERS[1], "prepare", "synthetic"])
-def test_the_light_tiers_import_no_framework(name):
-    roots = {used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")}
-    assert not roots & (HEAVY | {"wandb"})
+def package_of(name: str) -> str:
+    return name.split(".")[0]
 
 
-def test_config_and_ending_need_click_and_the_standard_library_alone():
-    import sys
-
-    for name in ("config", "ending"):
-        assert {
-            used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")
-        } <= sys.stdlib_module_names | {
-            "click",
-            "segmentation",
-        }
+def own_packages(root: Path) -> set[str]:
+    """Names by which the project's own code can be imported."""
+    folders = {file.parent.name for file in root.glob("*/__init__.py")}
+    scripts = {file.stem for file in root.glob("*.py")}
+    return folders | scripts | {"loopback", "tests"}
 
 
-def test_wandb_has_one_door_in_and_one_out():
-    doors = {"segmentation": {"tracking", "search"}, "analysis": {"runs"}}
-    for package, allowed in doors.items():
-        users = {
-            path.stem
-            for path in modules(package)
-            if any(name.split(".")[0] == "wandb" for name in imports(path))
-        }
-        assert users <= allowed
+def packages_import_only_what_they_may(root: Path) -> Iterator[str]:
+    for package, allowed in ALLOWED.items():
+        for file, names in imports_by_file(root, package):
+            for name in names:
+                own = package_of(name) in own_packages(root) - {Path(package).name}
+                if own and name not in allowed and package_of(name) not in allowed:
+                    yield f"{file} imports {name}"
 
 
-def test_loopback_knows_nothing_of_us_and_nobody_imports_it():
-    for path in modules("loopback"):
-        assert not {name.split(".")[0] for name in imports(path)} & {
-            "segmentation",
-            "analysis",
-            "train",
-        }
-    for path in [ROOT / "train.py", *modules("segmentation"), *modules("analysis")]:
-        assert "loopback" not in {name.split(".")[0] for name in imports(path)}
+def modules_import_in_order(root: Path) -> Iterator[str]:
+    for package, order in ORDER.items():
+        for file, names in imports_by_file(root, package):
+            if file.stem == "__init__":
+                continue
+            if file.stem not in order:
+                yield f"{file} has no place in ORDER"
+                continue
+            for name in names:
+                used = name.removeprefix(f"{package}.")
+                if used in order and order.index(used) >= order.index(file.stem):
+                    yield f"{file} imports {name}, which stands later in ORDER"
 
 
-def test_entry_points_import_no_entry_point():
-    """The report alone composes others: it is all of them on one page."""
+def data_modules_import_no_framework(root: Path) -> Iterator[str]:
+    files = [root / "segmentation" / f"{name}.py" for name in WITHOUT_FRAMEWORK]
+    for file in [*files, *python_files(root, "search"), *python_files(root, LOOPBACK)]:
+        for name in imports(root, file):
+            if package_of(name) in FRAMEWORKS:
+                yield f"{file.relative_to(root)} imports {name}"
+
+
+def first_checks_need_no_slow_import(root: Path) -> Iterator[str]:
+    """A wrong option is reported before anything slow is imported."""
+    for name in STANDARD_LIBRARY_AND_CLICK:
+        for used in imports(root, root / "segmentation" / f"{name}.py"):
+            if package_of(used) not in sys.stdlib_module_names | {"click", "segmentation"}:
+                yield f"segmentation/{name}.py imports {used}"
+
+
+def only_named_files_import_wandb(root: Path) -> Iterator[str]:
+    for package, allowed in WANDB.items():
+        for file, names in imports_by_file(root, package):
+            if "wandb" in map(package_of, names) and file.stem not in allowed:
+                yield f"{file} imports wandb"
+
+
+def commands_import_no_command(root: Path) -> Iterator[str]:
+    """`analysis.report` is the exception: it puts all others on one page."""
     commands = {
-        f"analysis.{path.stem}"
-        for path in modules("analysis")
-        if "@click.command" in path.read_text()
-    }
-    assert "analysis.report" in commands
-    for name in ENTRY_POINTS | commands - {"analysis.report"}:
-        assert not imports(ROOT / (name.replace(".", "/") + ".py")) & (ENTRY_POINTS | commands), (
-            name
-        )
+        ".".join(file.relative_to(root).with_suffix("").parts)
+        for package in ("segmentation", "analysis")
+        for file in python_files(root, package)
+        if "@click.command" in file.read_text()
+    } | {"train"}
+    for name in commands - {"analysis.report"}:
+        for used in imports(root, root / (name.replace(".", "/") + ".py")) & commands:
+            yield f"{name} imports {used}"
 
 
-def test_sweeps_holds_yaml_alone():
+def sweeps_holds_only_yaml(root: Path) -> Iterator[str]:
     """`sweeps` is also the name of W&B's search package: a Python file there would hide it."""
-    assert {path.suffix for path in (ROOT / "sweeps").iterdir()} <= {".yaml"}
+    for file in (root / "sweeps").iterdir():
+        if file.suffix != ".yaml":
+            yield f"sweeps/{file.name}"
+
+
+RULES = [
+    packages_import_only_what_they_may,
+    modules_import_in_order,
+    data_modules_import_no_framework,
+    first_checks_need_no_slow_import,
+    only_named_files_import_wandb,
+    commands_import_no_command,
+    sweeps_holds_only_yaml,
+]
+
+# (rule, file, line that breaks the rule when it is added to the file)
+PLANTED = [
+    (packages_import_only_what_they_may, "segmentation/tiling.py", "from search import space"),
+    (packages_import_only_what_they_may, "segmentation/models.py", "import analysis.results"),
+    (packages_import_only_what_they_may, "search/space.py", "from segmentation import labels"),
+    (packages_import_only_what_they_may, "analysis/style.py", "from loopback import daemon"),
+    (packages_import_only_what_they_may, "analysis/report.py", "import train"),
+    (packages_import_only_what_they_may, f"{LOOPBACK}/runs.py", "from segmentation import config"),
+    (modules_import_in_order, "segmentation/labels.py", "from segmentation import tiling"),
+    (modules_import_in_order, "search/space.py", "from search.policies import Policy"),
+    (modules_import_in_order, "segmentation/unlisted.py", "import math"),
+    (data_modules_import_no_framework, "segmentation/tiling.py", "import keras"),
+    (data_modules_import_no_framework, "search/gaussian.py", "import tensorflow as tf"),
+    (data_modules_import_no_framework, f"{LOOPBACK}/store.py", "from keras import ops"),
+    (first_checks_need_no_slow_import, "segmentation/config.py", "import numpy"),
+    (only_named_files_import_wandb, "segmentation/callbacks.py", "import wandb"),
+    (only_named_files_import_wandb, "analysis/curves.py", "from wandb.apis import public"),
+    (only_named_files_import_wandb, "search/policies.py", "import wandb"),
+    (commands_import_no_command, "analysis/curves.py", "from analysis import panel"),
+    (sweeps_holds_only_yaml, "sweeps/__init__.py", ""),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Callable[[Path], Iterator[str]]):
+    assert list(rule(ROOT)) == []
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """The project's Python files and sweeps, to be changed."""
+    root = tmp_path_factory.mktemp("project")
+    for package in ("segmentation", "search", "analysis", LOOPBACK, "sweeps"):
+        shutil.copytree(
+            ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "line"), PLANTED, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_rule_reports_a_planted_violation(copy: Path, rule, name: str, line: str):
+    file = copy / name
+    before = file.read_bytes() if file.exists() else None
+    try:
+        file.write_text((before or b"").decode() + f"\n{line}\n")
+        reported = list(rule(copy))
+        assert len(reported) == 1 and file.stem in reported[0], reported
+    finally:
+        if before is None:
+            file.unlink()
+        else:
+            file.write_bytes(before)
+
+
+def test_every_rule_has_a_planted_violation():
+    assert {rule for rule, _, _ in PLANTED} == set(RULES)

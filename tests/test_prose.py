@@ -1,0 +1,51 @@
+"""Words that stop a reader. They have plain replacements (CONTRIBUTING.md), so no file holds them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = (
+    "segmentation",
+    "search",
+    "analysis",
+    "benchmarks",
+    "loopback",
+    "sweeps",
+    "tests",
+    "docs",
+)
+FILES = sorted(
+    file
+    for file in [
+        *ROOT.glob("*.*"),
+        *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")),
+    ]
+    if file.suffix in {".py", ".md", ".yaml", ".html", ".graphql", ".sql", ".toml"}
+    and file != Path(__file__).resolve()
+)
+
+# pattern -> what to write instead
+INSTEAD = {
+    r"(?<!ask and )\b(tell|tells|told)\b(?!\()": "report, list, say",  # ask and tell: the term
+    r"\b(go|goes|going|went|gone) on\b": "resume, continue",
+    r"\blest\b": "so that ... not",
+    r"\banew\b": "again",
+    r"\bbut for\b": "except",
+    r"\bof its own\b": "its own ..., separate",
+    r"\bforesee[ns]?\b|\bforeseen\b": "predict, predicted",
+    r"\bfor ever\b|\bforever\b": "permanently, without end",
+    r"\b(one|a|an) \w+ an? (run|epoch|patch|class|step|split|rung|seed|device|core)\b": "per",
+}
+
+
+@pytest.mark.parametrize("pattern", INSTEAD, ids=INSTEAD.values())
+def test_no_file_holds_a_word_that_has_a_plainer_one(pattern: str):
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in FILES
+        for number, line in enumerate(file.read_text().splitlines(), start=1)
+        if re.search(pattern, line, re.IGNORECASE)
+    ]
+    assert not found, f"write '{INSTEAD[pattern]}' instead:\n" + "\n".join(found)
