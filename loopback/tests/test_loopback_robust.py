@@ -56,7 +56,7 @@ def fill(folder):
     from pathlib import Path
 
     store = Store(Path(folder))
-    project = store.project(None, "p", create=True)["id"]
+    project = store.ensure_project(None, "p")["id"]
     run = runs.create(
         store, project, "wide", sweep_id=None, state="finished", display_name="a" * 30 + "!"
     )
@@ -230,7 +230,7 @@ def test_a_server_ends_when_its_store_is_deleted(own, tmp_path):
 
 def test_a_clock_that_is_set_back_does_not_keep_lost_runs_alive(tmp_path, monkeypatch):
     store, future = Store(tmp_path), time.time() + 7200
-    project = store.project(None, "p", create=True)["id"]
+    project = store.ensure_project(None, "p")["id"]
     run = runs.create(store, project, "r", sweep_id=None, state="running")
     store.update("runs", run, seen=future)
     lifecycle.follow_clock(store)
@@ -404,9 +404,9 @@ def test_a_history_that_is_too_large_for_one_answer_is_refused(target):
 
 
 def test_long_queries_are_not_kept(target):
-    before = graph._kept.cache_info().currsize
-    graph._document("{ viewer { id } } #" + "x" * graph.LONGEST_KEPT)
-    assert graph._kept.cache_info().currsize == before
+    before = graph._cached.cache_info().currsize
+    graph._document("{ viewer { id } } #" + "x" * graph.MAX_CACHED_QUERY)
+    assert graph._cached.cache_info().currsize == before
 
 
 def test_health_is_answered_while_the_worst_requests_run(target):
@@ -435,7 +435,7 @@ def test_half_sent_requests_are_closed(tmp_path):
     code = """
 import sys
 from loopback import server
-server.LONGEST_WAIT = 1.0
+server.MAX_WAIT = 1.0
 from loopback.__main__ import main
 main(["serve", "--dir", sys.argv[1], "--port", "0"])
 """

@@ -10,7 +10,8 @@ import sweeps
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback.graph import Context, Unknown, answer
+from loopback.common import Context
+from loopback.graph import UnsupportedRequests, answer
 from loopback.links import Links
 from loopback.search import Search, SearchedRun
 from loopback.store import Store
@@ -31,11 +32,11 @@ class Lab:
 
     def __init__(self, folder):
         self.store = Store(folder)
-        self.search, self.unknown = Search(self.store), Unknown()
+        self.search, self.unsupported = Search(self.store), UnsupportedRequests()
 
     def do(self, query, **variables):
         context = Context(self.store, self.search, Links("http://test", "k" * 40))
-        status, reply = answer(context, self.unknown, {"query": query, "variables": variables})
+        status, reply = answer(context, self.unsupported, {"query": query, "variables": variables})
         assert status == 200, reply
         assert "errors" not in reply, reply
         return reply["data"]
@@ -205,7 +206,7 @@ def test_a_preempted_run_waits_for_the_next_agent(lab):
 
 
 def test_what_vanishes_is_noticed(lab, monkeypatch):
-    monkeypatch.setattr(agents, "GRACE", 0.0)
+    monkeypatch.setattr(agents, "SECONDS_TO_FINISH", 0.0)
     sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
     agent = lab.agent(sweep)
     begun = start(lab, agent)
@@ -222,7 +223,7 @@ def test_a_lost_machine_gives_back_what_it_had_not_begun(lab):
     lost, other = lab.agent(sweep), lab.agent(sweep)
     begun = start(lab, other)
     (command,) = lab.beat(lost)
-    agents.reap(lab.store, patience=0.0, since=time.time() - 60)
+    agents.reap(lab.store, lost_after=0.0, since=time.time() - 60)
     assert lab.run_of(sweep, begun)["state"] == "crashed"
     assert lab.run_of(sweep, command["run_id"])["queued"] is not None
     (again,) = lab.beat(other)
@@ -236,7 +237,7 @@ def test_a_server_that_has_just_started_gives_nobody_up(lab):
     run = start(lab, lab.agent(sweep))
     lab.store.write("UPDATE runs SET seen = 0")
     lab.store.write("UPDATE agents SET seen = 0")
-    agents.reap(lab.store, patience=60.0, since=time.time())
+    agents.reap(lab.store, lost_after=60.0, since=time.time())
     assert lab.run_of(sweep, run)["state"] == "running"
 
 
@@ -244,7 +245,7 @@ def test_a_command_that_a_dead_server_gave_is_given_again(lab, monkeypatch):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2]}})
     agent = lab.agent(sweep)
     (command,) = lab.beat(agent)  # killed before the answer arrived
-    monkeypatch.setattr(agents, "LIFE", "next")
+    monkeypatch.setattr(agents, "SERVER_INSTANCE", "next")
     (again,) = lab.beat(agent)
     assert again == command
     assert lab.store.value("SELECT COUNT(*) FROM runs") == 1
@@ -258,9 +259,8 @@ def test_memory_is_rebuilt_from_the_store(tmp_path):
     for loss in (3, 2, 1):
         first.log(start(first, agent), [loss, loss / 2], complete=True, exitcode=0)
     row = first.store.one("SELECT * FROM sweeps")
-    config = yaml.safe_load(row["config"])
-    told = first.search.refresh(row, config).runs
-    fresh = Search(first.store).refresh(row, config).runs
+    told = first.search.refresh(row).runs
+    fresh = Search(first.store).refresh(row).runs
     assert [one.metric_history("loss") for one in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
     assert {key: one.model_dump() for key, one in told.items()} == {
         key: t.model_dump() for key, t in fresh.items()
@@ -279,7 +279,7 @@ def test_an_id_of_another_kind_is_refused(lab):
         base64.b64encode(f"Sweep:{number}".encode()).decode(),
     ):
         status, reply, *_ = answer(
-            context, lab.unknown, {"query": query, "variables": {"i": other}}
+            context, lab.unsupported, {"query": query, "variables": {"i": other}}
         )
         assert (status, reply["errors"][0]["message"]) == (404, f"{other} is no id of a run")
     assert lab.run_of(sweep, run) is not None
@@ -316,7 +316,7 @@ def test_no_field_is_a_silent_null(lab):
     ]
     assert found["run"]["sweepName"] == sweep
     assert found["sweep"]["bestLoss"] == 1.0
-    assert lab.unknown.total() == 0
+    assert lab.unsupported.total() == 0
 
 
 NESTED = {"deep": {"parameters": {"z": {"values": [5, 6]}}}, "y": {"values": [3, 4]}}
