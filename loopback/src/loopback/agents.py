@@ -1,4 +1,4 @@
-"""Agents: each heartbeat reports an agent's runs, and its answer says which run to start or stop."""
+"""Agents: a heartbeat reports an agent's runs; the answer says which run to start or stop."""
 
 import json
 import logging

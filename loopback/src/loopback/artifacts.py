@@ -1,8 +1,8 @@
 """Artifacts: versioned sets of files, the run that made each version and the runs that used it.
 
-A file is stored under the MD5 of its bytes. So equal files are stored once, whichever artifacts have
-them. In W&B's terms, a collection holds the versions of one artifact name; a manifest is the
-list of a version's files.
+A file is stored under the MD5 of its bytes, so equal files of different artifacts are stored once.
+In W&B's terms, a collection holds the versions of one artifact name, and a manifest is the list of
+a version's files.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """What the resolvers of all subjects share: their context, ids, the user, and rows of runs.
 
-A resolver gets the row that the field belongs to (`source`), `info`, and the field's arguments under
-the names of the schema.
+A resolver gets the row that the field belongs to (`source`), `info`, and the field's arguments by
+their names in the schema.
 """
 
 # ruff: noqa: S608  (table and column names come from this program; every value is bound with a ?)

@@ -47,9 +47,10 @@ def snake(name: str) -> str:
 
 
 def _column(source: Row, info: GraphQLResolveInfo, **_arguments: object) -> Any:
-    """The default resolver: the column of the field. A field without column or resolver is an error.
+    """The default resolver: the column that holds the field.
 
-    A null instead would look like a value that is not set.
+    A field with neither a column nor a resolver is an error. A null instead would look like a value
+    that is not set.
     """
     name = info.field_name
     if name in source:

@@ -1,7 +1,7 @@
 """Input fields that the schema accepts because clients send them, but that no resolver reads.
 
-Each input field is read by a resolver, or is in IGNORED, or is in REFUSED. A test compares the schema
-with these tables.
+Each input field is read by a resolver, or is in IGNORED, or is in REFUSED. A test compares the
+schema with these tables.
 """
 
 from graphql import GraphQLInputObjectType, GraphQLInputType, get_named_type

@@ -133,8 +133,8 @@ def settle(store: Store, sweep_id: int | None) -> None:
 def search_again(store: Store, sweep_id: int | None) -> None:
     """Marks a sweep's search as not exhausted, because its configuration or its runs have changed.
 
-    If the sweep was FINISHED only because the search was exhausted, it becomes RUNNING. A sweep that
-    somebody has stopped keeps its state.
+    If the sweep was FINISHED only because the search was exhausted, it becomes RUNNING. A sweep
+    that somebody has stopped keeps its state.
     """
     if sweep_id is None:
         return

@@ -1,7 +1,7 @@
 """Signed links, by which a client uploads or downloads one file without sending its key.
 
-Like the presigned links of an object store, a link has a signature made with the server's key. It is
-valid for one path and one method.
+Like the presigned links of an object store, a link has a signature made with the server's key. It
+is valid for one path and one method.
 """
 
 import hashlib

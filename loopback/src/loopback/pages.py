@@ -27,7 +27,7 @@ def bounds(first: int | None, after: str | None) -> tuple[int, int]:
 
 
 def page(rows: Iterable[Row], offset: int, more: bool, **extra: object) -> Connection:
-    """The connection with `rows`, after `offset` others; `more` says whether further rows follow."""
+    """The connection with `rows`, after `offset` others; `more`: whether further rows follow."""
     edges = [
         {"node": row, "cursor": str(offset + number)} for number, row in enumerate(rows, start=1)
     ]

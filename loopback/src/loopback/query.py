@@ -1,8 +1,7 @@
 """Translates filters and orders of runs, W&B's Mongo-style language, to SQL.
 
-A filter is `{"$and": [{"state": "finished"}, {"summary_metrics.loss": {"$lt": 0.5}}]}`, an order is
-`-summary_metrics.loss`. SQLite reads the JSON columns itself, so no row passes through Python before
-it is known to match.
+A filter is `{"$and": [{"state": "finished"}, {"summary_metrics.loss": {"$lt": 0.5}}]}`. An order is
+`-summary_metrics.loss`. SQLite reads the JSON columns itself, so Python sees matching rows only.
 """
 
 import json
@@ -13,7 +12,7 @@ from loopback.store import compiled
 
 Condition = tuple[str, list[Any]]  # SQL with a ? per value, and the values
 
-# A run's duration in seconds: as its client counts it, else from its creation to its last heartbeat.
+# A run's duration in seconds: as its client counts it, else from creation to last heartbeat.
 SECONDS = """COALESCE(
     json_extract(r.summary, '$."_runtime"'), json_extract(r.summary, '$."_wandb"."runtime"'),
     (julianday(r.heartbeat_at) - julianday(r.created_at)) * 86400)"""
@@ -94,7 +93,7 @@ def _quote(text: str) -> str:
 
 
 def _check_comparable(values: Iterable[object]) -> None:
-    """Raises ValueError for lists, objects and integers above 64 bits: SQLite cannot compare them."""
+    """Raises ValueError for lists, objects and integers above 64 bits, as SQLite has none."""
     for value in values:
         too_large = isinstance(value, int) and abs(value) >= MAX_INTEGER
         if too_large or isinstance(value, (list, dict)):

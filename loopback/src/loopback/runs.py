@@ -103,7 +103,7 @@ def _open(store: Store, input: dict[str, Any]) -> tuple[Row, bool]:
 def create(
     store: Store, project_id: int, name: str, *, sweep_id: int | None, state: str, **columns: object
 ) -> int:
-    """Adds a run and returns its row id. Its display name has the next number in sweep or project."""
+    """Adds a run and returns its row id. Display names count the runs of the sweep or project."""
     owner, owner_id = ("sweep_id", sweep_id) if sweep_id else ("project_id", project_id)
     with store.writing():
         number = 1 + store.value(f"SELECT COUNT(*) FROM runs WHERE {owner} = ?", owner_id)
@@ -255,7 +255,7 @@ def history(
     maxStep: int | None = None,  # noqa: N803
     samples: int | None = None,
 ) -> list[str]:
-    """History rows as JSON: those with minStep <= _step < maxStep, or an even sample of all rows."""
+    """History rows as JSON: those with minStep <= _step < maxStep, or an even sample of all."""
     store, run_id = info.context.store, source["id"]
     if minStep is None and maxStep is None:
         return _even_sample(store, "history", run_id, source["history_lines"], samples)

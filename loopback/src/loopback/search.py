@@ -1,8 +1,8 @@
 """Proposes runs and stops runs early, with W&B's own `sweeps` package.
 
-The package needs all runs of the sweep for each decision. Reading them from the store each time would
-make every decision slower than the one before. So the runs stay in memory as `SearchedRun`s, and only
-those that changed are read again.
+The package needs all runs of the sweep for each decision. Reading them from the store each time
+would make every decision slower than the one before. So the runs stay in memory as `SearchedRun`s,
+and only those that changed are read again.
 """
 
 import json
@@ -59,7 +59,7 @@ class SearchedRun(sweeps.SweepRun):  # type: ignore[misc]  # `sweeps` has no ann
         return self._values
 
     def metric_extremum(self, metric_name: str, kind: str) -> float:
-        """The lowest or highest finite value in history and summary. ValueError if there is none."""
+        """The lowest or highest finite value of history and summary. ValueError without any."""
         low = kind.lower() in ("minimum", "min", "minimize")
         known = [self._lowest if low else self._highest]
         summary = self.summary_metrics.get(metric_name)

@@ -179,7 +179,7 @@ async def file_stream(request: Request) -> Response:
 
 
 def storage_path(request: Request) -> Path:
-    """The file of /storage/{area}/{name}. Raises ValueError for a path that leads out of the store."""
+    """The file of /storage/{area}/{name}. ValueError for a path that leads out of the store."""
     area, name = request.path_params["area"], request.path_params["name"]
     if area not in AREAS:
         raise NotFoundError(f"there is no storage area {area!r}")
@@ -238,7 +238,7 @@ async def storage(request: Request) -> Response:
 
 
 async def artifact_file(request: Request) -> Response:
-    """GET /artifactsV2/.../{checksum}/{name}: a file of an artifact, found by its checksum alone."""
+    """GET /artifactsV2/.../{checksum}/{name}: an artifact's file, found by its checksum alone."""
     checksum = request.path_params["checksum"]
     path = request.app.state.store.inside("objects", checksum[:2], checksum)
     if not path.is_file():

@@ -1,7 +1,8 @@
 """The server's data in one folder: SQLite for facts, plain files for bytes.
 
-A request is answered only after its transaction is in SQLite's write-ahead log. So a server that is
-killed, even by kill -9, keeps everything that it acknowledged. A power cut can lose the last moments.
+A request is answered only after its transaction is in SQLite's write-ahead log. So a server that
+is killed, even by kill -9, keeps everything that it acknowledged. A power cut can lose the last
+moments.
 """
 
 # ruff: noqa: S608  (table and column names come from this program; every value is bound with a ?)
@@ -62,7 +63,7 @@ def now() -> str:
 
 
 def dumps(value: object) -> str:
-    """`value` as compact JSON. NaN and infinities become strings, as on W&B, because JSON has none."""
+    """`value` as compact JSON. NaN and infinities become strings, as on W&B: JSON has none."""
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except ValueError:
@@ -231,7 +232,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Commits all writes inside together, or none of them. Can be nested; readers never wait."""
+        """Commits all writes inside together, or none. Can be nested; readers never wait."""
         with self._writer:
             if self._depth == 0:
                 self._connection().execute("BEGIN IMMEDIATE")

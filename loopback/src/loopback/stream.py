@@ -1,7 +1,7 @@
-"""The file stream: the requests by which a run sends metrics, system metrics, console and its end.
+"""The file stream: requests by which a run sends metrics, system metrics, console and its end.
 
-Each line has a number. A client that did not receive our answer sends its lines again; a line with a
-number that is stored already is the same line.
+Each line has a number. A client that did not receive our answer sends its lines again. A line whose
+number is stored already is the same line.
 """
 
 import json
@@ -53,7 +53,7 @@ def receive(store: Store, search: Search, entity: str, project: str, name: str, 
         _update_state(store, run, body)
         for file in body.get("uploaded") or []:
             logger.debug("%s: %s is uploaded", name, file)
-    # Early stopping comes after the end of the run is stored: it must not stop a run that has ended.
+    # Early stopping runs after the state is stored: it must not stop a run that has just ended.
     if run["sweep_id"] and HISTORY in files:
         search.stop_early(store.row("sweeps", run["sweep_id"]))
     run = _require_run(store, entity, project, name)
@@ -154,7 +154,7 @@ def _append(store: Store, run: Row, table: str, counter: str, offset: int, rows:
 
 
 class HistoryKeys:
-    """How often each name was logged, per type of value, and the last step: a run's `historyKeys`."""
+    """A run's `historyKeys`: how often each name was logged, per type of value; the last step."""
 
     def __init__(self, keys: dict[str, Any] | None = None):
         self.keys = keys or {"keys": {}, "lastStep": -1}

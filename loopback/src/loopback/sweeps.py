@@ -105,13 +105,13 @@ def _set_state(store: Store, sweep: Row, state: str) -> None:
         )
     if state == "RUNNING":
         lifecycle.search_again(store, sweep["id"])
-    # `wandb sweep-scheduler` sets FINISHED when it has enqueued its last run, so that run must start.
+    # `wandb sweep-scheduler` sets FINISHED when its last run is enqueued; that run must still start.
     has_scheduler = "scheduler" in config_of(sweep["config"])
     lifecycle.set_sweep_state(store, sweep["id"], state, drain=has_scheduler)
 
 
 def _follow_controller(store: Store, sweep: Row) -> None:
-    """Schedules and stops the runs that a local controller (`wandb sweep --controller`) asks for."""
+    """Schedules and stops the runs that `wandb sweep --controller` asks for."""
     orders = json.loads(sweep["controller"] or "{}")
     scheduled = json.loads(sweep["scheduler"] or "{}").get("scheduled") or []
     known = {entry["id"] for entry in scheduled}
