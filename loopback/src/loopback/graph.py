@@ -193,6 +193,6 @@ def _status(errors: list[GraphQLError], names: str) -> int:
     if any(disk_is_full(cause) for cause in causes):
         return 507  # W&B's client retries at this status, but not at a GraphQL error
     for cause in causes:
-        if not isinstance(cause, ValueError | GraphQLError | None):
+        if not isinstance(cause, ValueError | RecursionError | GraphQLError | None):
             logger.error("%s failed", names, exc_info=cause)
     return 200

@@ -105,7 +105,7 @@ def _set_state(store: Store, sweep: Row, state: str) -> None:
         )
     if state == "RUNNING":
         lifecycle.search_again(store, sweep["id"])
-    # `wandb sweep-scheduler` sets FINISHED when its last run is enqueued; that run must still start.
+    # `wandb sweep-scheduler` sets FINISHED with its last run enqueued; that run must still start.
     has_scheduler = "scheduler" in config_of(sweep["config"])
     lifecycle.set_sweep_state(store, sweep["id"], state, drain=has_scheduler)
 
