@@ -283,7 +283,7 @@ def test_an_id_of_another_table_is_refused(lab):
         status, reply, *_ = answer(
             context, lab.unsupported, {"query": query, "variables": {"i": other}}
         )
-        assert (status, reply["errors"][0]["message"]) == (404, f"{other} is no id of a run")
+        assert (status, reply["errors"][0]["message"]) == (404, f"{other} is not the id of a run")
     assert lab.run_of(sweep, run) is not None
 
 

@@ -206,7 +206,7 @@ def _lose(store: Store, run: Row) -> None:
 def agents(source: Row, info: Info) -> pages.Connection:
     """All agents of a sweep, oldest first."""
     sql = "SELECT * FROM agents WHERE sweep_id = ? ORDER BY id"
-    return pages.whole(info.context.store.all(sql, source["id"]))
+    return pages.one_page(info.context.store.all(sql, source["id"]))
 
 
 def agent(source: Row, info: Info, agentName: str) -> Row | None:  # noqa: N803  the schema's name

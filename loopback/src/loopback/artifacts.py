@@ -28,14 +28,14 @@ Entries = dict[str, dict[str, Any]]  # of a manifest: path in the artifact -> di
 def object_path(md5: str) -> str:
     """The file with this base64 MD5: `objects/AB/ABCD...`, in hexadecimal.
 
-    Raises ValueError for a text that is no base64 MD5.
+    Raises ValueError for anything else.
     """
     try:
         digest = base64.b64decode(md5, validate=True).hex()
     except binascii.Error as error:
-        raise ValueError(f"{md5!r} is no base64 MD5") from error
+        raise ValueError(f"{md5!r} is not a base64 MD5") from error
     if len(digest) != 32:
-        raise ValueError(f"{md5!r} is no base64 MD5")
+        raise ValueError(f"{md5!r} is not a base64 MD5")
     return f"objects/{digest[:2]}/{digest}"
 
 
@@ -283,7 +283,7 @@ def current_manifest(source: Row, info: Info) -> Row:
 def create_files(_source: object, info: Info, input: dict[str, Any]) -> Row:
     """Links to upload the files of an artifact; no link for bytes that the store already has."""
     rows = [_announce(info, spec) for spec in input["artifactFiles"]]
-    return {"files": pages.whole(rows, totalCount=len(rows))}
+    return {"files": pages.one_page(rows, totalCount=len(rows))}
 
 
 def _announce(info: Info, spec: dict[str, Any]) -> Row:
@@ -400,7 +400,7 @@ def files_by_entries(
         _file(info, entry.get("path") or entry["name"], entry["digest"], None)
         for entry in entries or []
     ]
-    return pages.whole(rows, totalCount=len(rows))
+    return pages.one_page(rows, totalCount=len(rows))
 
 
 # --- Change and delete versions ---
@@ -428,7 +428,7 @@ def _aliases_to_change(info: Info, artifact: Row, input: dict[str, Any]) -> list
         if item["artifactCollectionName"] != own:
             raise ValueError(
                 f"the artifact is in {own}, not in {item['artifactCollectionName']}: "
-                "links are not served"
+                "a version has aliases only in its own collection"
             )
     return [item["alias"] for item in input["aliases"]]
 
@@ -531,7 +531,7 @@ USED_BY_RUN = """SELECT a.* FROM uses u JOIN artifacts a ON a.id = u.artifact_id
 def used_by(source: Row, info: Info) -> pages.Connection:
     """The runs that have used an artifact."""
     sql = f"{SELECT_RUNS} JOIN uses u ON u.run_id = r.id WHERE u.artifact_id = ?"
-    return pages.whole(info.context.store.all(sql, source["id"]))
+    return pages.one_page(info.context.store.all(sql, source["id"]))
 
 
 def created_by(source: Row, info: Info) -> Row:
@@ -636,7 +636,7 @@ def artifact_type(source: Row, info: Info, name: str) -> Row | None:
 
 
 def client_id(_source: object, info: Info, clientID: str) -> Row:  # noqa: N803  the schema's name
-    """The id of the artifact that a client has created under an id of its own."""
+    """The id of the artifact that a client has created under `clientID`."""
     number = info.context.store.value("SELECT id FROM artifacts WHERE client_id = ?", clientID)
     if number is None:
         raise NotFoundError("no artifact has this client id")
@@ -664,7 +664,7 @@ RESOLVERS: Resolvers = {
         "state": lambda *_: "READY",
         "project": project_of,
         "defaultArtifactType": _type_of,
-        "tags": lambda *_: pages.whole([]),
+        "tags": lambda *_: pages.one_page([]),
         "aliases": collection_aliases,
         "artifacts": versions,
         "artifactMembership": collection_membership,
@@ -694,7 +694,7 @@ RESOLVERS: Resolvers = {
         "aliases": aliases_of,
         "artifactType": lambda source, info: _type_of(_collection_of(source, info), info),
         "artifactSequence": _collection_of,
-        "artifactMemberships": lambda source, _info: pages.whole([_membership(source)]),
+        "artifactMemberships": lambda source, _info: pages.one_page([_membership(source)]),
         "currentManifest": current_manifest,
         "filesByManifestEntries": files_by_entries,
         "createdBy": created_by,

@@ -46,8 +46,8 @@ USER: Row = {
     "flags": "{}",
     "entity": ENTITY,
     "deleted_at": None,
-    "api_keys": pages.whole([]),
-    "teams": pages.whole([{"name": ENTITY}]),
+    "api_keys": pages.one_page([]),
+    "teams": pages.one_page([{"name": ENTITY}]),
     "organizations": [],
 }
 
@@ -79,7 +79,7 @@ def row_of(info: Info, table: str, global_id: str) -> Row:
         raise NotFoundError(f"{global_id} does not exist") from None
     kind, _, number = plain.partition(":")
     if kind != ID_KINDS[table]:
-        raise NotFoundError(f"{global_id} is no id of a {ID_KINDS[table].lower()}")
+        raise NotFoundError(f"{global_id} is not the id of a {ID_KINDS[table].lower()}")
     row = info.context.store.one(f"SELECT * FROM {table} WHERE id = ?", number)
     if row is None:
         raise NotFoundError(f"{global_id} does not exist")

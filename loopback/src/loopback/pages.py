@@ -17,7 +17,7 @@ Connection = dict[str, Any]  # {"edges": [{"node": row, "cursor": text}, ...], "
 def bounds(first: int | None, after: str | None) -> tuple[int, int]:
     """(offset, limit) of the page of `first` rows after the cursor `after`.
 
-    Raises ValueError for a cursor that is no number and for a negative number of rows.
+    Raises ValueError for a cursor that is not a number, and for a negative number of rows.
     """
     offset = int(after) if after else 0
     limit = DEFAULT_PAGE_SIZE if first is None else min(first, MAX_PAGE_SIZE)
@@ -58,7 +58,7 @@ def selected(
     return paged(fetch, first, after)
 
 
-def whole(rows: list[Row], **extra: object) -> Connection:
+def one_page(rows: list[Row], **extra: object) -> Connection:
     """All rows of a short list as one page."""
     return page(rows, 0, False, **extra)
 

@@ -62,7 +62,7 @@ def entity(_source: object, _info: Info, name: str | None = None) -> Row:
 def users(_source: object, _info: Info, query: str | None = None) -> pages.Connection:
     """The one user, if `query` is part of the user's name or address."""
     known = (USER["username"], USER["email"])
-    return pages.whole([USER] if any((query or "").lower() in text for text in known) else [])
+    return pages.one_page([USER] if any((query or "").lower() in text for text in known) else [])
 
 
 def project(

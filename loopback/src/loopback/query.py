@@ -49,7 +49,7 @@ DOCUMENTS = {  # first part of a key -> column with JSON, in which the rest is l
     "keys_info.keys": "r.history_keys",
 }
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<=", "$eq": "IS", "$ne": "IS NOT"}
-GROUPS = {  # operator -> SQL of the whole and between its parts
+GROUPS = {  # operator -> SQL around all its parts, SQL between them
     "$and": ("({})", " AND "),
     "$or": ("({})", " OR "),
     "$nor": ("NOT ({})", " OR "),
@@ -65,7 +65,7 @@ def _nested(path: str) -> str:
 def _paths(document: str, key: str) -> list[str]:
     """The JSON paths that `key` can mean: `a.b` is a name with a dot, or `b` inside `a`."""
     if set('"\\\0') & set(key):
-        raise ValueError(f"{key!r} is no name of a value")
+        raise ValueError(f"{key!r} is not a valid name of a value")
     if document == "keys_info.keys":
         return [f'$."keys"."{key}"']
     if document != "config":
@@ -97,7 +97,7 @@ def _check_comparable(values: Iterable[object]) -> None:
     for value in values:
         too_large = isinstance(value, int) and abs(value) >= MAX_INTEGER
         if too_large or isinstance(value, (list, dict)):
-            raise ValueError(f"{str(value)[:50]} is no value to compare with")
+            raise ValueError(f"{str(value)[:50]} cannot be compared with")
 
 
 def _list(value: object, what: str) -> list[Any]:
@@ -121,7 +121,7 @@ def _condition(key: str, operator: str, value: Any) -> Condition:
     if operator == "$regex":
         compiled(value)  # refuses a bad pattern before the query runs
         return f"{sql} REGEXP ?", [value]
-    raise ValueError(f"{operator!r} is no comparison that loopback knows")
+    raise ValueError(f"{operator!r} is not a comparison that loopback supports")
 
 
 def _tags(condition: Any) -> Condition:
@@ -133,7 +133,9 @@ def _tags(condition: Any) -> Condition:
 def _tag_condition(operator: str, value: Any) -> Condition:
     wanted = value if isinstance(value, list) else [value]
     if operator not in TAG_OPERATORS:
-        raise ValueError(f"{operator!r} is no comparison of tags")
+        raise ValueError(
+            f"{operator!r} is not a comparison of tags; use {', '.join(TAG_OPERATORS)}"
+        )
     _check_comparable(wanted)
     if value is None:
         return f"json_array_length(r.tags) {'=' if operator == '$eq' else '>'} 0", []
@@ -161,10 +163,10 @@ def _joined(conditions: list[Condition], between: str = " AND ") -> Condition:
 def _entry(key: str, condition: Any) -> Condition:
     """One entry of a filter: a group of filters, a negation or comparisons of one value."""
     if key in GROUPS:
-        whole, between = GROUPS[key]
+        around, between = GROUPS[key]
         parts = [where(item) for item in _list(condition, key)]
         sql, values = _joined([(f"({sql})", values) for sql, values in parts], between)
-        return whole.format(sql), values
+        return around.format(sql), values
     if key == "$not":
         sql, values = where(condition)
         return f"NOT ({sql})", values

@@ -46,7 +46,7 @@ class SearchedRun(sweeps.SweepRun):  # type: ignore[misc]  # `sweeps` has no ann
     _config: str = PrivateAttr(default="")  # the text from which `config` was read
 
     def add(self, values: Iterable[object]) -> None:
-        """Appends further values of the objective. Skips everything that is no finite number."""
+        """Appends further values of the objective. Skips everything that is not a finite number."""
         for value in values:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
@@ -109,9 +109,9 @@ def with_defaults(config: SweepConfig) -> Any:
     `SweepConfig` drops parameters that have parameters of their own, although the searches of the
     package understand them. They are added again here.
     """
-    whole = sweeps.SweepConfig(config)
-    whole["parameters"] = config.get("parameters", {}) | whole.get("parameters", {})
-    return whole
+    filled = sweeps.SweepConfig(config)
+    filled["parameters"] = config.get("parameters", {}) | filled.get("parameters", {})
+    return filled
 
 
 def chosen_values(config: SweepConfig, values: object) -> dict[str, Any]:
@@ -155,12 +155,12 @@ def problems(config: SweepConfig) -> tuple[str | None, list[str]]:
     if config.get("method") == "custom":
         return None, violations
     try:
-        whole = with_defaults(config)
-        if "early_terminate" in whole:
-            sweeps.stop_runs(whole, [])
+        filled = with_defaults(config)
+        if "early_terminate" in filled:
+            sweeps.stop_runs(filled, [])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sweeps.next_run(whole, [])
+            sweeps.next_run(filled, [])
     except Exception as error:  # `sweeps` raises many types; the user needs the text of any of them
         return "; ".join(violations) or str(error), violations
     return None, violations

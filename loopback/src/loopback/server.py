@@ -47,7 +47,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class TooLargeError(Exception):
-    """A request's body is larger than the limit."""
+    """A request's body is larger than the limit; the message says which."""
 
 
 def key_of(request: Request) -> str | None:
@@ -86,8 +86,9 @@ async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
         TooLargeError: the body has more than `limit` bytes, or announces more.
         TimeoutError: a piece did not arrive within MAX_WAIT seconds.
     """
+    too_large = TooLargeError(f"the body is larger than {limit // MEGABYTE} MiB")
     if int(request.headers.get("content-length") or 0) > limit:
-        raise TooLargeError
+        raise too_large
     size, pieces = 0, aiter(request.stream())
     while True:
         async with asyncio.timeout(MAX_WAIT):
@@ -96,7 +97,7 @@ async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
             return
         size += len(piece)
         if size > limit:
-            raise TooLargeError
+            raise too_large
         yield piece
 
 
@@ -137,15 +138,15 @@ def _status(error: Exception) -> tuple[int, str]:
         case GoneError():
             return 503, str(error)
         case TooLargeError():
-            return 413, "the body is larger than this server takes"
+            return 413, str(error)
         case NotFoundError():
             return 404, str(error)
         case ValueError() | RecursionError():
             return 400, f"{type(error).__name__}: {error}"
         case ClientDisconnect():
-            return 400, "the client left in the middle of its request"
+            return 400, "the client closed the connection before its request was complete"
         case TimeoutError():
-            return 408, f"the next piece of the request did not come within {MAX_WAIT:.0f} s"
+            return 408, f"the next piece of the request did not arrive within {MAX_WAIT:.0f} s"
         case IsADirectoryError() | NotADirectoryError() | FileExistsError():
             return 400, f"the name is taken: {error.strerror}"
         case OSError() | sqlite3.OperationalError() if disk_is_full(error):
@@ -397,4 +398,4 @@ async def _reap(store: Store, lost_after: float) -> None:
             await run_in_threadpool(lifecycle.follow_clock, store)
             await run_in_threadpool(agents.reap, store, lost_after, since)
         except Exception:
-            logger.exception("looking for lost agents failed; trying again")
+            logger.exception("the check for lost agents failed; it is repeated")

@@ -161,7 +161,7 @@ class Store:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockedError(
-                f"another server owns {folder}; stop it, or choose another --dir"
+                f"another server uses {folder}; stop it, or choose another --dir"
             ) from error
         return lock_file
 
@@ -312,7 +312,7 @@ class Store:
         """
         for part in parts:
             if not part or "\0" in part or "\\" in part or Path(part).is_absolute():
-                raise ValueError(f"{part!r} is no name for a file")
+                raise ValueError(f"{part!r} is not a valid file name")
             pieces = part.split("/")
             if any(piece in ("", ".", "..") for piece in pieces):
                 raise ValueError(f"{part!r} would lead out of its folder")
@@ -362,7 +362,7 @@ def read_or_make_key(folder: Path) -> str:
         )
     if mode & 0o077:
         raise UserError(
-            f"others may read the key {path} (mode {mode:o}): "
+            f"other users can read the key {path} (mode {mode:o}): "
             "chmod 600 it, or delete it to get a new key"
         )
     return key
