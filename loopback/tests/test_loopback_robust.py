@@ -39,7 +39,8 @@ def target(tmp_path_factory):
         "import sys; from test_loopback_robust import fill; fill(sys.argv[1])",
         folder,
     ]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(TESTS)})
+    paths = filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
     server = Served(folder).start()
     yield server
     server.stop()

@@ -21,9 +21,7 @@ SERVER_INSTANCE = secrets.token_hex(4)
 MAX_ASSIGNMENTS = 3  # of one run, if its agents disappear before they start it
 SECONDS_TO_FINISH = 15.0  # a run may still send its last data after its agent stops reporting it
 
-Command = dict[
-    str, Any
-]  # {"type": "run", "resume", "stop" or "exit", ...}, as W&B's agent reads it
+Command = dict[str, Any]  # {"type": "run", "resume", "stop" or "exit", ...} for W&B's agent
 
 
 def create_agent(_source: object, info: Info, input: dict[str, Any]) -> Row:

@@ -1,26 +1,22 @@
-"""Artifacts: versioned sets of files, the run that made each version and the runs that used it.
+"""Artifacts: create, commit, change and delete versions, and store their files.
 
 A file is stored under the MD5 of its bytes, so equal files of different artifacts are stored once.
 In W&B's terms, a collection holds the versions of one artifact name, and a manifest is the list of
-a version's files.
+a version's files. The queries are in artifact_queries.py.
 """
 
 import base64
 import binascii
 import json
-import mimetypes
 import re
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from loopback import pages
-from loopback.common import SELECT_RUNS, USER, Info, Resolvers, id_of, project_of, row_of
-from loopback.store import NotFoundError, Row, Store, dumps, now
+from loopback.common import Info, Resolvers, collection_of, row_of
+from loopback.store import Row, Store, dumps, now
 
 VERSION = re.compile(r"v(\d+)")
-DIGEST_ALGORITHM = "MANIFEST_MD5"
-NO_TIME_TO_LIVE = -1  # W&B's number for versions that are kept until somebody deletes them
 
 Entries = dict[str, dict[str, Any]]  # of a manifest: path in the artifact -> digest, size, ref
 
@@ -44,111 +40,6 @@ def _check_path(name: str) -> str:
     if not name or name.startswith(("/", "\\")) or "\0" in name or ".." in re.split(r"[/\\]", name):
         raise ValueError(f"{name!r} would lead out of the artifact")
     return name
-
-
-# --- Find collections and versions ---
-
-
-def _collection(info: Info, project_id: int, name: str) -> Row | None:
-    """A collection by its name, or None. Ignores an alias after a colon."""
-    return info.context.store.named("collections", project_id, name.split(":")[0])
-
-
-def project_collection(source: Row, info: Info, name: str) -> Row | None:
-    """A collection of a project by its name, or None."""
-    return _collection(info, source["id"], name)
-
-
-def type_collection(source: Row, info: Info, name: str) -> Row | None:
-    """A collection by its name in the project of an artifact type, or None."""
-    return _collection(info, source["project_id"], name)
-
-
-def _collections(
-    info: Info, rows: list[Row], filters: str | None, first: int | None, after: str | None
-) -> pages.Connection:
-    """A page of collections. The only filter is `{"name": ...}`; ValueError for any other."""
-    wanted = json.loads(filters or "{}")
-    if set(wanted) - {"name"}:
-        raise ValueError(f"collections can be filtered by name, not by {sorted(wanted)}")
-    rows = [row for row in rows if wanted.get("name", row["name"]) == row["name"]]
-    return pages.sliced(rows, first, after, totalCount=len(rows))
-
-
-def project_collections(
-    source: Row,
-    info: Info,
-    filters: str | None = None,
-    order: str | None = None,
-    first: int | None = None,
-    after: str | None = None,
-) -> pages.Connection:
-    """A page of a project's collections, newest first."""
-    sql = "SELECT * FROM collections WHERE project_id = ? ORDER BY id DESC"
-    rows = info.context.store.all(sql, source["id"])
-    return _collections(info, rows, filters, first, after)
-
-
-def type_collections(
-    source: Row,
-    info: Info,
-    filters: str | None = None,
-    order: str | None = None,
-    first: int | None = None,
-    after: str | None = None,
-) -> pages.Connection:
-    """A page of a project's collections of one artifact type, newest first."""
-    sql = "SELECT * FROM collections WHERE project_id = ? AND type = ? ORDER BY id DESC"
-    rows = info.context.store.all(sql, source["project_id"], source["type"])
-    return _collections(info, rows, filters, first, after)
-
-
-def _collection_of(source: Row, info: Info) -> Row:
-    """The collection that an artifact is a version of."""
-    return info.context.store.row("collections", source["collection_id"])
-
-
-def artifact_by_name(source: Row, info: Info, name: str) -> Row | None:
-    """A project's artifact by `NAME:ALIAS`, or None. `NAME` alone is the latest version."""
-    name, _, alias = name.partition(":")
-    store = info.context.store
-    row = store.named("collections", source["id"], name)
-    return _by_alias(store, row["id"], alias or "latest") if row else None
-
-
-def _by_alias(store: Store, collection_id: int, alias: str) -> Row | None:
-    """The committed version that an alias points to, or None. `v3` is version 3."""
-    if match := VERSION.fullmatch(alias):
-        sql = """SELECT * FROM artifacts
-            WHERE collection_id = ? AND version = ? AND state = 'COMMITTED'"""
-        return store.one(sql, collection_id, int(match[1]))
-    sql = """SELECT a.* FROM aliases l JOIN artifacts a ON a.id = l.artifact_id
-        WHERE l.collection_id = ? AND l.alias = ?"""
-    return store.one(sql, collection_id, alias)
-
-
-def _membership(artifact: Row) -> Row:
-    """An artifact as a member of its collection."""
-    return {
-        "id": f"Membership:{artifact['id']}",
-        "created_at": artifact["created_at"],
-        "artifact": artifact,
-    }
-
-
-def project_membership(source: Row, info: Info, name: str) -> Row | None:
-    """A project's artifact by `NAME:ALIAS`, as a member of its collection, or None."""
-    artifact = artifact_by_name(source, info, name)
-    return _membership(artifact) if artifact else None
-
-
-def collection_membership(source: Row, info: Info, aliasName: str) -> Row | None:  # noqa: N803
-    """The version of a collection that an alias points to, or None."""
-    artifact = _by_alias(info.context.store, source["id"], aliasName)
-    return _membership(artifact) if artifact else None
-
-
-# --- Create a version: artifact, manifest, files, commit ---
 
 
 def create_artifact(_source: object, info: Info, input: dict[str, Any]) -> Row:
@@ -241,7 +132,7 @@ def create_manifest(_source: object, info: Info, input: dict[str, Any]) -> Row:
         if manifest_id is None:
             manifest_id = store.insert("manifests", artifact_id=artifact["id"], type=kind)
         store.update("manifests", manifest_id, digest=input["digest"], base_id=base_id)
-    return {"artifactManifest": _manifest(info, manifest_id)}
+    return {"artifactManifest": manifest(info, manifest_id)}
 
 
 def update_manifest(_source: object, info: Info, input: dict[str, Any]) -> Row:
@@ -250,7 +141,7 @@ def update_manifest(_source: object, info: Info, input: dict[str, Any]) -> Row:
     digest = input.get("digest") or row["digest"]
     base_id = _base_id(info, input) or row["base_id"]
     info.context.store.update("manifests", row["id"], digest=digest, base_id=base_id)
-    return {"artifactManifest": _manifest(info, row["id"])}
+    return {"artifactManifest": manifest(info, row["id"])}
 
 
 def _base_id(info: Info, input: dict[str, Any]) -> int | None:
@@ -261,7 +152,7 @@ def _base_id(info: Info, input: dict[str, Any]) -> int | None:
     return base_id
 
 
-def _manifest(info: Info, manifest_id: int) -> Row:
+def manifest(info: Info, manifest_id: int) -> Row:
     """A manifest with the links to its file."""
     links, path = info.context.links, f"/storage/manifests/{manifest_id}"
     file = {
@@ -272,12 +163,6 @@ def _manifest(info: Info, manifest_id: int) -> Row:
         "direct_url": links.download(path),
     }
     return {"id": f"Manifest:{manifest_id}", "file": file}
-
-
-def current_manifest(source: Row, info: Info) -> Row:
-    """The newest manifest of an artifact."""
-    sql = "SELECT MAX(id) FROM manifests WHERE artifact_id = ?"
-    return _manifest(info, info.context.store.value(sql, source["id"]))
 
 
 def create_files(_source: object, info: Info, input: dict[str, Any]) -> Row:
@@ -315,7 +200,7 @@ def commit(_source: object, info: Info, input: dict[str, Any]) -> Row:
     artifact = row_of(info, "artifacts", input["artifactID"])
     if artifact["state"] == "COMMITTED":
         return {"artifact": artifact}
-    entries = _entries(store, artifact)
+    entries = entries_of(store, artifact)
     for path, entry in entries.items():
         _check_path(path)
         if not entry.get("ref") and not store.inside(object_path(entry["digest"])).exists():
@@ -336,7 +221,7 @@ def commit(_source: object, info: Info, input: dict[str, Any]) -> Row:
     return {"artifact": store.row("artifacts", artifact["id"])}
 
 
-def _entries(store: Store, artifact: Row) -> Entries:
+def entries_of(store: Store, artifact: Row) -> Entries:
     """The files of an artifact, from its manifest. A PATCH is merged into its base's manifest.
 
     Raises ValueError if no manifest was uploaded.
@@ -350,60 +235,7 @@ def _entries(store: Store, artifact: Row) -> Entries:
     contents: Entries = json.loads(text).get("contents") or {}
     if row["type"] == "FULL" or row["base_id"] is None:
         return contents
-    return _entries(store, store.row("artifacts", row["base_id"])) | contents
-
-
-# --- Read the files of a version ---
-
-
-def _file(info: Info, path: str, digest: str, size: int | None) -> Row:
-    """A stored file of an artifact as the schema's `File`, with its link and its type."""
-    stored = object_path(digest)
-    url = info.context.links.download(f"/storage/{stored}")
-    return {
-        "id": f"ArtifactFile:{stored}",
-        "name": path,
-        "display_name": path,
-        "url": url,
-        "direct_url": url,
-        "size_bytes": size,
-        "digest": digest,
-        "md5": digest,
-        "storage_path": stored,
-        "updated_at": None,
-        "mimetype": mimetypes.guess_type(path)[0] or "application/octet-stream",
-    }
-
-
-def membership_files(
-    source: Row,
-    info: Info,
-    names: list[str] | None = None,
-    first: int | None = None,
-    after: str | None = None,
-) -> pages.Connection:
-    """A page of an artifact's files by name. Without references: their bytes are elsewhere."""
-    entries = _entries(info.context.store, source["artifact"])
-    rows = [
-        _file(info, path, entry["digest"], entry.get("size"))
-        for path, entry in sorted(entries.items())
-        if not entry.get("ref") and (not names or path in names)
-    ]
-    return pages.sliced(rows, first, after, totalCount=len(rows))
-
-
-def files_by_entries(
-    _source: Row, info: Info, entries: list[dict[str, Any]] | None = None, **_layout: object
-) -> pages.Connection:
-    """Links to files that the client knows from a manifest, in the order of `entries`."""
-    rows = [
-        _file(info, entry.get("path") or entry["name"], entry["digest"], None)
-        for entry in entries or []
-    ]
-    return pages.one_page(rows, totalCount=len(rows))
-
-
-# --- Change and delete versions ---
+    return entries_of(store, store.row("artifacts", row["base_id"])) | contents
 
 
 def update_artifact(_source: object, info: Info, input: dict[str, Any]) -> Row:
@@ -423,7 +255,7 @@ def update_artifact(_source: object, info: Info, input: dict[str, Any]) -> Row:
 
 def _aliases_to_change(info: Info, artifact: Row, input: dict[str, Any]) -> list[str]:
     """The aliases in an input. ValueError for one in another collection than the artifact's."""
-    own = _collection_of(artifact, info)["name"]
+    own = collection_of(artifact, info)["name"]
     for item in input["aliases"]:
         if item["artifactCollectionName"] != own:
             raise ValueError(
@@ -495,13 +327,10 @@ def _free(store: Store, artifact: Row) -> None:
 def _stored_paths(store: Store, artifact: Row) -> set[str]:
     """The paths of an artifact's bytes in the store; empty if its manifest was not uploaded."""
     try:
-        entries = _entries(store, artifact)
+        entries = entries_of(store, artifact)
     except ValueError:
         return set()
     return {object_path(entry["digest"]) for entry in entries.values() if not entry.get("ref")}
-
-
-# --- Runs that made or used a version ---
 
 
 def use(_source: object, info: Info, input: dict[str, Any]) -> Row:
@@ -516,194 +345,7 @@ def use(_source: object, info: Info, input: dict[str, Any]) -> Row:
     return {"artifact": artifact}
 
 
-def _of_run(
-    sql: str, source: Row, info: Info, first: int | None = None, after: str | None = None
-) -> pages.Connection:
-    rows = info.context.store.all(sql, source["id"])
-    return pages.sliced(rows, first, after, totalCount=len(rows))
-
-
-MADE_BY_RUN = "SELECT * FROM artifacts WHERE run_id = ? AND state = 'COMMITTED' ORDER BY id"
-USED_BY_RUN = """SELECT a.* FROM uses u JOIN artifacts a ON a.id = u.artifact_id
-    WHERE u.run_id = ? AND a.state = 'COMMITTED' ORDER BY a.id"""
-
-
-def used_by(source: Row, info: Info) -> pages.Connection:
-    """The runs that have used an artifact."""
-    sql = f"{SELECT_RUNS} JOIN uses u ON u.run_id = r.id WHERE u.artifact_id = ?"
-    return pages.one_page(info.context.store.all(sql, source["id"]))
-
-
-def created_by(source: Row, info: Info) -> Row:
-    """The run that has made an artifact, or the user."""
-    run = info.context.store.one(f"{SELECT_RUNS} WHERE r.id = ?", source["run_id"])
-    return run | {"__typename": "Run"} if run else USER | {"__typename": "User"}
-
-
-# --- Aliases, versions and types ---
-
-
-def _aliases(rows: list[Row], collection: Row) -> list[Row]:
-    return [
-        {"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": collection}
-        for row in rows
-    ]
-
-
-def aliases_of(source: Row, info: Info) -> list[Row]:
-    """The aliases of an artifact, and `v3` if it is version 3."""
-    collection = _collection_of(source, info)
-    sql = "SELECT * FROM aliases WHERE artifact_id = ? ORDER BY id"
-    aliases = _aliases(info.context.store.all(sql, source["id"]), collection)
-    if source["version"] is None:
-        return aliases
-    version = {"id": f"Version:{source['id']}", "alias": f"v{source['version']}"}
-    return [*aliases, version | {"artifact_collection": collection}]
-
-
-def collection_aliases(
-    source: Row, info: Info, first: int | None = None, after: str | None = None
-) -> pages.Connection:
-    """A page of the aliases in a collection."""
-    sql = "SELECT * FROM aliases WHERE collection_id = ? ORDER BY id"
-    return pages.sliced(_aliases(info.context.store.all(sql, source["id"]), source), first, after)
-
-
-def _committed(info: Info, collection: Row) -> list[Row]:
-    """A collection's committed versions, newest first."""
-    sql = """SELECT * FROM artifacts
-        WHERE collection_id = ? AND state = 'COMMITTED' ORDER BY version DESC"""
-    return info.context.store.all(sql, collection["id"])
-
-
-def versions(
-    source: Row,
-    info: Info,
-    filters: str | None = None,
-    order: str | None = None,
-    first: int | None = None,
-    after: str | None = None,
-) -> pages.Connection:
-    """A page of a collection's committed versions, newest first."""
-    rows = _committed(info, source)
-    connection = pages.sliced(rows, first, after, totalCount=len(rows))
-    for edge in connection["edges"]:
-        edge["version"] = f"v{edge['node']['version']}"
-    return connection
-
-
-def latest(source: Row, info: Info) -> Row | None:
-    """A collection's newest committed version, or None."""
-    return next(iter(_committed(info, source)), None)
-
-
-def _type(project_id: int, name: str, created_at: str) -> Row:
-    """An artifact type with its project, where its collections are looked up."""
-    return {
-        "id": f"ArtifactType:{project_id}:{name}",
-        "name": name,
-        "description": None,
-        "created_at": created_at,
-        "type": name,
-        "project_id": project_id,
-    }
-
-
-def _type_of(collection: Row, _info: Info) -> Row:
-    return _type(collection["project_id"], collection["type"], collection["created_at"])
-
-
-def artifact_types(
-    source: Row,
-    info: Info,
-    first: int | None = None,
-    after: str | None = None,
-    includeAll: bool | None = None,  # noqa: N803  the schema's name
-) -> pages.Connection:
-    """A page of the artifact types in a project."""
-    sql = """SELECT type, MIN(created_at) AS created_at FROM collections
-        WHERE project_id = ? GROUP BY type"""
-    found = info.context.store.all(sql, source["id"])
-    rows = [_type(source["id"], row["type"], row["created_at"]) for row in found]
-    return pages.sliced(rows, first, after)
-
-
-def artifact_type(source: Row, info: Info, name: str) -> Row | None:
-    """The project's artifact type with this name, or None."""
-    sql = "SELECT MIN(created_at) FROM collections WHERE project_id = ? AND type = ?"
-    created_at = info.context.store.value(sql, source["id"], name)
-    return _type(source["id"], name, created_at) if created_at else None
-
-
-def client_id(_source: object, info: Info, clientID: str) -> Row:  # noqa: N803  the schema's name
-    """The id of the artifact that a client has created under `clientID`."""
-    number = info.context.store.value("SELECT id FROM artifacts WHERE client_id = ?", clientID)
-    if number is None:
-        raise NotFoundError("no artifact has this client id")
-    return {"serverID": f"Artifact:{number}"}
-
-
 RESOLVERS: Resolvers = {
-    "Query": {
-        "artifact": lambda _source, info, id: row_of(info, "artifacts", id),
-        "artifactCollection": lambda _source, info, id: row_of(info, "collections", id),
-        "clientIDMapping": client_id,
-    },
-    "Project": {
-        "artifact": artifact_by_name,
-        "artifactType": artifact_type,
-        "artifactTypes": artifact_types,
-        "artifactCollection": project_collection,
-        "artifactCollections": project_collections,
-        "artifactCollectionMembership": project_membership,
-    },
-    "ArtifactCollection": {"__type": lambda *_: "ArtifactSequence"},
-    "ArtifactCreator": {"__type": lambda value, *_: value["__typename"]},
-    "ArtifactSequence": {
-        "id": partial(id_of, "Collection"),
-        "state": lambda *_: "READY",
-        "project": project_of,
-        "defaultArtifactType": _type_of,
-        "tags": lambda *_: pages.one_page([]),
-        "aliases": collection_aliases,
-        "artifacts": versions,
-        "artifactMembership": collection_membership,
-        "latestArtifact": latest,
-        "digestAlgorithm": lambda *_: DIGEST_ALGORITHM,
-    },
-    "ArtifactType": {
-        "artifactCollection": type_collection,
-        "artifactCollections": type_collections,
-    },
-    "ArtifactCollectionMembership": {
-        "versionIndex": lambda source, _info: source["artifact"]["version"],
-        "aliases": lambda source, info: aliases_of(source["artifact"], info),
-        "artifactCollection": lambda source, info: _collection_of(source["artifact"], info),
-        "files": membership_files,
-    },
-    "Artifact": {
-        "id": partial(id_of, "Artifact"),
-        "digestAlgorithm": lambda *_: DIGEST_ALGORITHM,
-        "versionIndex": lambda source, _info: source["version"],
-        "ttlDurationSeconds": lambda *_: NO_TIME_TO_LIVE,
-        "ttlIsInherited": lambda *_: True,
-        "tags": lambda source, _info: [
-            {"id": f"Tag:{tag}", "name": tag} for tag in json.loads(source["tags"])
-        ],
-        "commitHash": lambda *_: None,
-        "aliases": aliases_of,
-        "artifactType": lambda source, info: _type_of(_collection_of(source, info), info),
-        "artifactSequence": _collection_of,
-        "artifactMemberships": lambda source, _info: pages.one_page([_membership(source)]),
-        "currentManifest": current_manifest,
-        "filesByManifestEntries": files_by_entries,
-        "createdBy": created_by,
-        "usedBy": used_by,
-    },
-    "Run": {
-        "inputArtifacts": partial(_of_run, USED_BY_RUN),
-        "outputArtifacts": partial(_of_run, MADE_BY_RUN),
-    },
     "Mutation": {
         "createArtifact": create_artifact,
         "createArtifactManifest": create_manifest,

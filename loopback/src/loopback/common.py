@@ -99,3 +99,8 @@ def id_of(kind: str, source: Row, _info: Info) -> str:
 def project_of(source: Row, info: Info) -> Row:
     """The project that a row belongs to."""
     return info.context.store.row("projects", source["project_id"])
+
+
+def collection_of(source: Row, info: Info) -> Row:
+    """The collection that an artifact is a version of."""
+    return info.context.store.row("collections", source["collection_id"])

@@ -24,7 +24,16 @@ from graphql import (
 )
 from graphql.language import OperationDefinitionNode
 
-from loopback import agents, artifacts, inputs, projects, runs, stream, sweeps
+from loopback import (
+    agents,
+    artifact_queries,
+    artifacts,
+    inputs,
+    projects,
+    runs,
+    stream,
+    sweeps,
+)
 from loopback.common import Context, Resolvers
 from loopback.store import NotFoundError, Row, disk_is_full
 
@@ -36,7 +45,7 @@ MAX_NAME = 200  # characters of an unsupported request that are kept
 MAX_NAMES = 1_000  # unsupported requests that are counted one by one
 
 RESOLVERS: Resolvers = {}
-for subject in (projects, runs, stream, sweeps, agents, artifacts):
+for subject in (projects, runs, stream, sweeps, agents, artifacts, artifact_queries):
     for type_name, fields in subject.RESOLVERS.items():
         RESOLVERS.setdefault(type_name, {}).update(fields)
 
