@@ -68,7 +68,7 @@ def quantile(values: list[float], part: float) -> float:
 def seed(folder: Path, sizes: list[int]) -> dict[int, str]:
     """Fills a store with a sweep of each size, its runs ended after EPOCHS rows; the sweeps' names."""
     store, chance, names = Store(folder), random.Random(0), {}  # noqa: S311  made-up runs
-    project = store.project(None, "bench", create=True)["id"]
+    project = store.ensure_project(None, "bench")["id"]
     for size in sizes:
         with store.writing():
             text = {"config": yaml.safe_dump(SWEEP), "state": "RUNNING", "created_at": now()}

@@ -1,4 +1,4 @@
-"""wandb.Api: what a reader of sweeps and runs gets."""
+"""What wandb.Api returns of runs, sweeps, files, users and console lines."""
 
 import random
 
@@ -24,19 +24,21 @@ def runs(served, tmp_path_factory):
         import wandb
 
         for x, name in enumerate(["c", "a", "b", "none"]):
-            with wandb.init(project="read", id=f"run-{name}", config={"x": x, "kind": {"deep": name}}) as run:
+            config = {"x": x, "kind": {"deep": name}}
+            with wandb.init(project="read", id=f"run-{name}", config=config) as run:
                 if name != "none":
                     run.log({"loss": x / 2, "text": name})
-        with wandb.init(project="read", id="long", tags=["long", "other"], group="g", notes="n") as run:
+        options = {"tags": ["long", "other"], "group": "g", "notes": "n"}
+        with wandb.init(project="read", id="long", **options) as run:
             for step in range(1200):
-                run.log({"loss": 1 / (step + 1), "sometimes": step} if step % 3 == 0 else {"loss": 1 / (step + 1)})
+                run.log({"loss": 1 / (step + 1)} | ({"sometimes": step} if step % 3 == 0 else {}))
         """,
         cwd,
     )
     return path
 
 
-def test_whole_histories(runs, api):
+def test_scan_history_has_every_row_and_history_a_sample(runs, api):
     run = api.run("loopback/read/long")
     rows = list(run.scan_history())
     assert len(rows) == 1200
@@ -77,13 +79,13 @@ def test_whole_histories(runs, api):
         ({"$and": [{"duration": {"$gte": 0}}, {"name": "run-none"}]}, ["run-none"]),
     ],
 )
-def test_filters(runs, api, filters, names):
+def test_a_filter_finds_its_runs(runs, api, filters, names):
     assert [
         run.id for run in api.runs("loopback/read", filters=filters, order="+created_at")
     ] == names
 
 
-def test_orders(runs, api):
+def test_an_order_sorts_runs_and_puts_runs_without_a_value_last(runs, api):
     def ordered(order):
         return [run.id for run in api.runs("loopback/read", order=order, per_page=2)]
 
@@ -98,12 +100,12 @@ def test_orders(runs, api):
     assert len(api.runs("loopback/read")) == 5
 
 
-def test_an_unknown_filter_is_named(runs, api):
+def test_an_unknown_filter_is_refused_by_name(runs, api):
     with pytest.raises(Exception, match="nothing named 'colour'"):
         list(api.runs("loopback/read", filters={"colour": "red"}))
 
 
-def test_a_sweep_and_its_best_run(served, runs, api, tmp_path):
+def test_a_sweep_has_its_runs_its_best_run_and_its_agents(served, runs, api, tmp_path):
     (tmp_path / "script.py").write_text(
         "import wandb\nwith wandb.init() as run:\n"
         "    for step in range(1, 4): run.log({'loss': run.config['x'] / step}, step=step)\n"
@@ -123,7 +125,7 @@ def test_a_sweep_and_its_best_run(served, runs, api, tmp_path):
     assert [found.id for found in api.project("read", "loopback").sweeps()] == [sweep.id]
 
 
-def test_files_and_their_bytes(served, runs, api, tmp_path):
+def test_a_file_is_uploaded_downloaded_and_deleted(served, runs, api, tmp_path):
     run = api.run("loopback/read/run-a")
     content = random.Random(0).randbytes(100_000)  # noqa: S311  any bytes will do
     (tmp_path / "notes.bin").write_bytes(content)
@@ -136,7 +138,7 @@ def test_files_and_their_bytes(served, runs, api, tmp_path):
     assert "notes.bin" not in [file.name for file in run.files()]
 
 
-def test_runs_are_changed_and_deleted(runs, api):
+def test_a_run_is_changed_and_deleted(runs, api):
     run = api.run("loopback/read/run-none")
     run.config["x"] = 17
     run.tags.append("seen")
@@ -151,14 +153,13 @@ def test_runs_are_changed_and_deleted(runs, api):
         api.run("loopback/read/run-none")
 
 
-def test_projects_and_the_viewer(runs, api):
+def test_the_entity_the_projects_and_the_viewer_are_those_of_this_server(runs, api):
     assert api.default_entity == "loopback"
     assert "read" in [project.name for project in api.projects("loopback")]
     assert api.viewer.username == "loopback"
 
 
-def test_users_and_teams(runs, api):
-    """There is one user; every name is an entity, which has this user."""
+def test_there_is_one_user_who_is_the_only_member_of_every_team(runs, api):
     assert api.user("loopback").username == "loopback"
     assert api.user("somebody else") is None
     assert [user.email for user in api.users("LOOP")] == ["loopback@localhost"]
@@ -166,9 +167,15 @@ def test_users_and_teams(runs, api):
     assert [member.username for member in team.members] == ["loopback"]
 
 
-def test_console_lines(served, api, tmp_path):
+def test_console_lines_are_returned_in_order(served, api, tmp_path):
     served.python(
-        "import wandb\nwith wandb.init(project='console', id='talks'):\n    for n in range(7): print('line', n)",
+        """
+        import wandb
+
+        with wandb.init(project="console", id="talks"):
+            for n in range(7):
+                print("line", n)
+        """,
         tmp_path,
     )
     lines = [line.content for line in api.run("loopback/console/talks").console_logs()]

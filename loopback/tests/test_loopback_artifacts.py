@@ -1,4 +1,4 @@
-"""Artifacts through the unmodified client: single files, old versions that are deleted, what is refused."""
+"""Artifacts with the unmodified client: download of single files, and deletion of versions."""
 
 import hashlib
 
@@ -20,7 +20,7 @@ LOG = """
 
 
 def objects(served):
-    """Names of the stored contents."""
+    """Names of the files with stored bytes: their MD5 in hexadecimal."""
     return {path.name for path in (served.folder / "objects").glob("*/*")}
 
 
@@ -28,8 +28,8 @@ def checksum(text):
     return hashlib.md5(text.encode() * 1000).hexdigest()  # noqa: S324  as W&B does
 
 
-def test_one_file_is_downloaded(served, api, tmp_path, monkeypatch):
-    """With empty caches, so that nothing but the server can give the bytes."""
+def test_a_single_file_is_downloaded_without_caches(served, api, tmp_path, monkeypatch):
+    """The caches of the client are empty, so the bytes can only come from the server."""
     served.python(LOG, tmp_path, "single", "one", "one+two")
     fresh = {
         name: str(tmp_path / name)
@@ -50,8 +50,7 @@ def test_one_file_is_downloaded(served, api, tmp_path, monkeypatch):
     assert done.stdout.splitlines() == ["b'twot'", "b'oneo'"]
 
 
-def test_deleted_versions_free_the_disk(served, api, tmp_path):
-    """What another version holds as well stays."""
+def test_deleting_versions_frees_the_bytes_that_no_other_version_has(served, api, tmp_path):
     served.python(LOG, tmp_path, "often", "kept+first", "kept+second", "kept+third")
     for version in ("v0", "v1"):
         api.artifact(f"loopback/art/often:{version}").delete(delete_aliases=True)
@@ -59,20 +58,16 @@ def test_deleted_versions_free_the_disk(served, api, tmp_path):
     assert checksum("second") not in objects(served)
     assert {checksum("kept"), checksum("third")} <= objects(served)
     (left,) = api.artifacts("model", "loopback/art/often")
-    assert sorted(
-        path.name for path in (tmp_path / left.download(str(tmp_path / "down")) / "deep").iterdir()
-    ) == [
-        "kept of 100%.bin",
-        "third of 100%.bin",
-    ]
-    served.python(
-        LOG, tmp_path, "often", "kept+first"
-    )  # contents of a deleted version may come again
+    folder = tmp_path / left.download(str(tmp_path / "down")) / "deep"
+    names = ["kept of 100%.bin", "third of 100%.bin"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    # The contents of a deleted version can be logged again.
+    served.python(LOG, tmp_path, "often", "kept+first")
     assert checksum("first") in objects(served)
     assert api.artifact("loopback/art/often:latest").version == "v3"
 
 
-def test_aliases_protect_a_version(served, api, tmp_path):
+def test_a_version_with_an_alias_is_not_deleted(served, api, tmp_path):
     served.python(LOG, tmp_path, "held", "held")
     with pytest.raises(Exception, match="alias"):
         api.artifact("loopback/art/held:latest").delete()

@@ -1,16 +1,17 @@
-"""The unmodified W&B client: runs, media, artifacts, resuming, offline runs."""
+"""The unmodified W&B client: runs, media, artifacts, resumed and offline runs."""
 
 import sqlite3
 
 import pytest
 
 
-def test_a_run_is_kept_whole(served, api, tmp_path):
+def test_config_tags_summary_history_and_alerts_of_a_run_are_stored(served, api, tmp_path):
     served.python(
         """
         import wandb
 
-        with wandb.init(project="whole", config={"lr": 0.1, "name": "1e-4", "deep": {"a": [1, None]}}, tags=["x"]) as run:
+        config = {"lr": 0.1, "name": "1e-4", "deep": {"a": [1, None]}}
+        with wandb.init(project="whole", config=config, tags=["x"]) as run:
             run.define_metric("loss", summary="min")
             for step in range(5):
                 run.log({"loss": (step - 2) ** 2, "gap": float("nan")})
@@ -39,7 +40,7 @@ def test_a_run_is_kept_whole(served, api, tmp_path):
     assert list(served.home.iterdir()) == []  # nothing was written to the home
 
 
-def test_pictures_and_tables_come_back(served, api, tmp_path):
+def test_images_and_tables_are_stored_unchanged(served, api, tmp_path):
     served.python(
         """
         import numpy as np
@@ -47,7 +48,8 @@ def test_pictures_and_tables_come_back(served, api, tmp_path):
 
         with wandb.init(project="media") as run:
             picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-            run.log({"picture": wandb.Image(picture), "table": wandb.Table(columns=["a", "b"], data=[[1, "x"], [2, "y"]])})
+            table = wandb.Table(columns=["a", "b"], data=[[1, "x"], [2, "y"]])
+            run.log({"picture": wandb.Image(picture), "table": table})
         """,
         tmp_path,
     )
@@ -65,7 +67,7 @@ def test_pictures_and_tables_come_back(served, api, tmp_path):
     assert [file.name for file in run.files(names=[picture])] == [picture]
 
 
-def test_artifacts_go_up_and_down_with_their_lineage(served, api, tmp_path):
+def test_artifacts_are_logged_and_used_with_their_lineage(served, api, tmp_path):
     served.python(
         """
         from pathlib import Path
@@ -92,7 +94,10 @@ def test_artifacts_go_up_and_down_with_their_lineage(served, api, tmp_path):
     assert first.logged_by().name == "first"
     assert [run.name for run in first.used_by()] == ["user"]
     versions = api.artifacts("model", "loopback/art/model")
-    assert [version.version for version in versions] == ["v1", "v0"]  # the third had nothing new
+    assert [version.version for version in versions] == [
+        "v1",
+        "v0",
+    ]  # the third has the same contents as the second
     user = next(run for run in api.runs("loopback/art") if run.name == "user")
     assert sorted(artifact.version for artifact in user.used_artifacts()) == ["v0", "v1"]
     assert first.size == 5000
@@ -104,7 +109,7 @@ def test_artifacts_go_up_and_down_with_their_lineage(served, api, tmp_path):
     assert "kept" in api.artifact("loopback/art/model:v0").aliases
 
 
-def test_a_resumed_run_goes_on_counting(served, api, tmp_path):
+def test_a_resumed_run_continues_its_steps(served, api, tmp_path):
     code = """
         import sys
         import wandb
@@ -115,13 +120,13 @@ def test_a_resumed_run_goes_on_counting(served, api, tmp_path):
                 run.log({"loss": 10 - step}, step=step)
         """
     served.python(code, tmp_path, "1", "4")
-    served.python(code, tmp_path, "2", "8")  # the client drops what the server has
+    served.python(code, tmp_path, "2", "8")  # the client skips steps that the server has
     run = api.run("loopback/resume/same")
     assert [row["_step"] for row in run.scan_history()] == [1, 2, 3, 4, 5, 6, 7]
     assert run.state == "finished"
 
 
-def test_an_offline_run_is_synced(served, api, tmp_path):
+def test_an_offline_run_is_complete_after_wandb_sync(served, api, tmp_path):
     code = """
         import wandb
 
@@ -139,7 +144,7 @@ def test_an_offline_run_is_synced(served, api, tmp_path):
     assert run.state == "finished"
 
 
-def test_failure_is_seen(served, api, tmp_path):
+def test_a_run_that_raises_is_failed(served, api, tmp_path):
     code = "import wandb\nwandb.init(project='fail', id='bad')\nraise RuntimeError('on purpose')\n"
     assert served.python(code, tmp_path, check=False).returncode != 0
     run = api.run("loopback/fail/bad")
@@ -147,8 +152,8 @@ def test_failure_is_seen(served, api, tmp_path):
     assert run.load() is not None
 
 
-def test_a_run_learns_that_it_should_stop(served, tmp_path):
-    """By the client's public settings, and by a question that W&B's public API can ask at any moment."""
+def test_a_run_learns_that_it_was_asked_to_stop(served, tmp_path):
+    """It learns by `stop_fn` of the client's settings, and by a query of W&B's public API."""
     done = served.python(
         """
         import time
@@ -157,11 +162,12 @@ def test_a_run_learns_that_it_should_stop(served, tmp_path):
 
         QUERY = '''query Asked($name: String!, $project: String, $entity: String) {
           project(name: $project, entityName: $entity) {
-            sweep(sweepName: $name) { id state config asked: runs { edges { node { name stopped } } } } } }'''
+            sweep(sweepName: $name) {
+              id state config asked: runs { edges { node { name stopped } } } } } }'''
         sweep = wandb.sweep({"method": "grid", "metric": {"name": "a", "goal": "minimize"},
                              "parameters": {"x": {"values": [1]}}}, project="stop")
-        heard = []
-        settings = wandb.Settings(stop_fn=lambda: heard.append(True), sweep_id=sweep)
+        calls = []
+        settings = wandb.Settings(stop_fn=lambda: calls.append(True), sweep_id=sweep)
         with wandb.init(project="stop", id="one", settings=settings) as run:
             api = wandb.Api()
             for _ in range(2):
@@ -169,9 +175,9 @@ def test_a_run_learns_that_it_should_stop(served, tmp_path):
                 print([edge["node"] for edge in found.asked["edges"]])
                 api.run("loopback/stop/one").stop()
             deadline = time.monotonic() + 40
-            while not heard and time.monotonic() < deadline:
+            while not calls and time.monotonic() < deadline:
                 time.sleep(0.2)
-        print(heard)
+        print(calls)
         """,
         tmp_path,
     )

@@ -1,4 +1,7 @@
-"""kill -9 of the server, of an agent and of a training process: the sweep completes and no row is lost or doubled."""
+"""kill -9 of the server, an agent and a training process during a sweep.
+
+The sweep must complete, and each row of history must be stored exactly once.
+"""
 
 import json
 import os
@@ -20,7 +23,8 @@ with wandb.init() as run:
         run.log({"loss": run.config["x"] / epoch}, step=epoch)
 """
 HEAD = "program: script.py\nproject: crash\nmetric: {name: loss, goal: minimize}\n"
-ROWS = "query R($e: String, $p: String, $r: String!) { project(entityName: $e, name: $p) { run(name: $r) { history } } }"
+ROWS = """query R($e: String, $p: String, $r: String!) {
+    project(entityName: $e, name: $p) { run(name: $r) { history } } }"""
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def steps(server: Served, path: str, run: str) -> list[int]:
     return [json.loads(row)["_step"] for row in rows]
 
 
-def test_a_killed_server_loses_nothing(fragile, tmp_path):
+def test_a_sweep_completes_although_its_server_is_killed_twice(fragile, tmp_path):
     (tmp_path / "script.py").write_text(TRAIN)
     path = fragile.sweep(
         HEAD + f"method: grid\nparameters: {{x: {{values: {list(range(1, 21))}}}}}\n", tmp_path
@@ -58,7 +62,7 @@ def test_a_killed_server_loses_nothing(fragile, tmp_path):
         assert steps(fragile, path, run["name"]) == list(range(1, 9))
 
 
-def test_killed_agents_and_training_processes(fragile, tmp_path):
+def test_a_sweep_completes_although_an_agent_and_a_training_process_are_killed(fragile, tmp_path):
     (tmp_path / "script.py").write_text(
         TRAIN.replace("import wandb\n", "import os\nimport wandb\n")
         .replace("0.05", "0.4")
@@ -69,13 +73,13 @@ def test_killed_agents_and_training_processes(fragile, tmp_path):
     )
     first = fragile.agent(path, tmp_path, poll=0.3)
     wait_for(lambda: any(run["historyLineCount"] for run in fragile.state(path)["runs"]))
-    os.killpg(first.pid, signal.SIGKILL)  # the agent; its run goes on alone, or not
+    os.killpg(first.pid, signal.SIGKILL)  # the agent; its run may end with it or continue alone
     second = fragile.agent(path, tmp_path, poll=0.3)
 
     def training():
         newest = max(tmp_path.glob("agent-*.log"))  # the second agent's
-        told = [int(pid) for pid in re.findall(r"process (\d+)", newest.read_text())]
-        return told and Path(f"/proc/{told[-1]}").exists() and told[-1]
+        pids = [int(pid) for pid in re.findall(r"process (\d+)", newest.read_text())]
+        return pids and Path(f"/proc/{pids[-1]}").exists() and pids[-1]
 
     pid = wait_for(training, every=0.1)
     os.kill(pid, signal.SIGKILL)

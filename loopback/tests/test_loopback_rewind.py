@@ -1,4 +1,4 @@
-"""A process starts the history of a run over, or continues it from an earlier step: `wandb.init(resume_from=...)`."""
+"""`wandb.init(resume_from=...)`: a run is started over, or continued from an earlier step."""
 
 import json
 
@@ -15,8 +15,8 @@ CODE = """
 """
 
 
-def test_a_history_is_started_over_and_cut(served, api, tmp_path):
-    """Step 0 starts over where steps count from 1; a later step keeps the rows up to it."""
+def test_step_0_starts_a_run_over_and_a_later_step_keeps_the_rows_up_to_it(served, api, tmp_path):
+    """The steps of these runs count from 1, so no row has step 0."""
     served.python(CODE, tmp_path, "1", "6", "{}")
     over = served.python(CODE, tmp_path, "1", "4", json.dumps({"resume_from": "one?_step=0"}))
     assert "ignored" not in over.stderr
@@ -39,15 +39,8 @@ def test_a_history_is_started_over_and_cut(served, api, tmp_path):
 
 
 def test_a_rewind_of_a_missing_run_is_refused(served, tmp_path):
-    done = served.python(
-        CODE,
-        tmp_path,
-        "1",
-        "2",
-        json.dumps({"resume_from": "two?_step=0"}).replace("two", "one2"),
-        check=False,
-    )
-    assert done.returncode != 0
+    options = json.dumps({"resume_from": "one2?_step=0"})
+    assert served.python(CODE, tmp_path, "1", "2", options, check=False).returncode != 0
 
 
 def test_a_run_of_a_sweep_starts_over(served, tmp_path):

@@ -1,4 +1,4 @@
-"""Faults of the disk, of the clock, of neighbours at the port, and requests that try to stop the server."""
+"""Faults of disk and clock, other programs at the port, and requests that could block a server."""
 
 import contextlib
 import json
@@ -25,11 +25,13 @@ from loopback import daemon, graph, lifecycle, runs
 MAKE = (
     'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { bucket { id } } }'
 )
+SAMPLE = """query Q($s: [JSONString!]!) {
+    project(name: "p") { run(name: "wide") { sampledHistory(specs: $s) } } }"""
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
-    """A server with one run of 3,000 wide rows, which must live through everything."""
+    """A server with one run of 3,000 rows of 2,000 values. No test may end it."""
     folder = tmp_path_factory.mktemp("robust")
     command = [
         sys.executable,
@@ -37,7 +39,8 @@ def target(tmp_path_factory):
         "import sys; from test_loopback_robust import fill; fill(sys.argv[1])",
         folder,
     ]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(TESTS)})
+    paths = filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
     server = Served(folder).start()
     yield server
     server.stop()
@@ -46,7 +49,7 @@ def target(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """A server of one test, which may end it."""
+    """A server for one test, which may end it."""
     server = Served(tmp_path / "store").start()
     yield server
     server.kill()
@@ -56,7 +59,7 @@ def fill(folder):
     from pathlib import Path
 
     store = Store(Path(folder))
-    project = store.project(None, "p", create=True)["id"]
+    project = store.ensure_project(None, "p")["id"]
     run = runs.create(
         store, project, "wide", sweep_id=None, state="finished", display_name="a" * 30 + "!"
     )
@@ -70,7 +73,7 @@ def fill(folder):
 # The key and the store's files
 
 
-def test_a_key_is_written_whole_or_not_at_all(tmp_path):
+def test_a_key_is_written_completely_or_not_at_all(tmp_path):
     code = """
 import os, resource, sys
 from pathlib import Path
@@ -92,7 +95,7 @@ except store.UserError as error:
 
 @pytest.mark.parametrize("place", ["os.open", "os.fsync", "Path.replace"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_around_the_key_leaves_no_short_key(tmp_path, place, moment):
+def test_a_kill_while_the_key_is_written_leaves_no_short_key(tmp_path, place, moment):
     code = f"""
 import os, sys
 from pathlib import Path
@@ -141,7 +144,7 @@ def test_a_store_of_another_version_is_refused_and_an_old_one_is_read(tmp_path):
     assert Store(tmp_path).value("PRAGMA user_version") == 1
 
 
-def test_parts_of_uploads_are_removed_at_the_start(tmp_path):
+def test_incomplete_uploads_are_removed_at_the_start(tmp_path):
     (tmp_path / "uploads").mkdir()
     (tmp_path / "uploads" / "part").write_bytes(b"half")
     Store(tmp_path)
@@ -149,8 +152,8 @@ def test_parts_of_uploads_are_removed_at_the_start(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_around_the_rename_of_an_upload(tmp_path, moment):
-    """The file is whole or absent, and the next start removes the part."""
+def test_a_file_is_complete_or_absent_after_a_kill_during_its_upload(tmp_path, moment):
+    """The next start removes the incomplete upload."""
     code = f"""
 import os, sys
 from pathlib import Path
@@ -194,7 +197,8 @@ def test_a_full_disk_is_named_and_the_request_can_be_repeated(own):
     body = json.dumps({"files": {"wandb-history.jsonl": {"offset": 0, "content": [row]}}}).encode()
     status, text = send(server, "POST", "/files/loopback/p/r/file_stream", body, key)
     assert (status, "free space" in text) == (507, True), text
-    query = 'mutation S($s: JSONString) { upsertBucket(input: {modelName: "p", name: "r", summaryMetrics: $s}) { inserted } }'
+    query = """mutation S($s: JSONString) {
+        upsertBucket(input: {modelName: "p", name: "r", summaryMetrics: $s}) { inserted } }"""
     large = {"s": json.dumps({"text": "x" * 10**6})}
     assert graphql(server, {"query": query, "variables": large})[0] == 507
     assert send(server, "PUT", "/storage/runs/1/file", b"x" * 2**18, key)[0] == 507
@@ -228,16 +232,16 @@ def test_a_server_ends_when_its_store_is_deleted(own, tmp_path):
     assert list(server.folder.iterdir()) == []
 
 
-def test_a_clock_that_is_set_back_does_not_keep_lost_runs_alive(tmp_path, monkeypatch):
+def test_times_in_the_future_are_set_to_the_present(tmp_path, monkeypatch):
     store, future = Store(tmp_path), time.time() + 7200
-    project = store.project(None, "p", create=True)["id"]
+    project = store.ensure_project(None, "p")["id"]
     run = runs.create(store, project, "r", sweep_id=None, state="running")
     store.update("runs", run, seen=future)
     lifecycle.follow_clock(store)
     assert store.value("SELECT seen FROM runs WHERE id = ?", run) <= time.time()
 
 
-def test_lost_runs_are_noticed_after_the_clock_was_set_back(tmp_path):
+def test_a_lost_run_is_crashed_although_the_clock_was_set_back(tmp_path):
     code = """
 import sys, threading, time
 real, back = time.time, 0.0
@@ -266,11 +270,11 @@ main(["serve", "--dir", sys.argv[1], "--port", "0", "--lost-after", "8"])
         process.stdout.close()
 
 
-# Neighbours at the recorded port
+# Other programs at the recorded port
 
 
 def neighbour(answer: bytes):
-    """A program that answers every connection with `answer`; its port."""
+    """A listening socket that answers every connection with `answer`."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -303,7 +307,7 @@ def reply(body: bytes, length: int | None = None) -> bytes:
         reply(b"[" * 50_000),
     ],
 )
-def test_a_stranger_at_the_recorded_port_is_no_server(tmp_path, answer):
+def test_another_program_at_the_recorded_port_is_not_taken_for_the_server(tmp_path, answer):
     key = read_or_make_key(tmp_path)
     listener = neighbour(answer)
     port = listener.getsockname()[1]
@@ -345,7 +349,7 @@ def test_the_server_proves_that_it_knows_the_key(target):
     assert daemon.find(stolen) is None  # another key
 
 
-def test_unknown_names_are_short_and_for_those_who_have_the_key(target):
+def test_unsupported_requests_are_shortened_and_shown_only_with_the_key(target):
     graphql(target, {"query": "query Q { %s }" % ("x" * 5000)})
     assert "unknown_names" not in json.loads(send(target, "GET", "/healthz")[1])
     names = target.health()["unknown_names"]
@@ -353,7 +357,7 @@ def test_unknown_names_are_short_and_for_those_who_have_the_key(target):
     assert max(map(len, names)) <= 200
 
 
-def test_an_empty_host_is_refused_and_an_open_one_is_warned_of(tmp_path, caplog):
+def test_an_empty_host_is_refused_and_a_public_host_causes_a_warning(tmp_path, caplog):
     with pytest.raises(UserError, match="--host is empty"):
         daemon.listen(tmp_path, "", 0)
     assert daemon.announce(tmp_path, "127.0.0.1", 8888) == "http://127.0.0.1:8888"
@@ -362,10 +366,10 @@ def test_an_empty_host_is_refused_and_an_open_one_is_warned_of(tmp_path, caplog)
     assert "other machines can reach this server" in caplog.text
 
 
-# Requests that try to stop the server
+# Requests that could block the server
 
 
-def test_the_listener_has_no_delay(tmp_path):
+def test_the_listener_names_tcp_so_that_asyncio_sends_without_delay(tmp_path):
     with daemon.listen(tmp_path, "127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
@@ -379,15 +383,15 @@ def test_a_regex_takes_linear_time(target, pattern):
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=a)", r"(a)\1", "(a{1000}){1000}", 5, None])
-def test_a_regex_that_is_refused_is_explained(target, pattern):
+def test_a_refused_regex_says_so(target, pattern):
     query = 'query Q($f: JSONString) { project(name: "p") { runCount(filters: $f) } }'
     filters = json.dumps({"display_name": {"$regex": pattern}})
     assert "is refused" in graphql(target, {"query": query, "variables": {"f": filters}})[1]
 
 
-def test_a_history_with_150_keys(target):
+def test_150_keys_of_a_history_are_sampled_in_one_request(target):
     keys = [f"key{n}" for n in range(150)]
-    query = 'query Q($s: [JSONString!]!) { project(name: "p") { run(name: "wide") { sampledHistory(specs: $s) } } }'
+    query = SAMPLE
     spec = json.dumps({"keys": ["_step", *keys], "samples": 10})
     _status, text = graphql(target, {"query": query, "variables": {"s": [spec]}})
     (rows,) = json.loads(text)["data"]["project"]["run"]["sampledHistory"]
@@ -403,30 +407,29 @@ def test_a_history_that_is_too_large_for_one_answer_is_refused(target):
     assert len(page["data"]["project"]["run"]["history"]) == 1000
 
 
-def test_long_queries_are_not_kept(target):
-    before = graph._kept.cache_info().currsize
-    graph._document("{ viewer { id } } #" + "x" * graph.LONGEST_KEPT)
-    assert graph._kept.cache_info().currsize == before
+def test_long_queries_are_not_cached(target):
+    before = graph._cached.cache_info().currsize
+    graph._document("{ viewer { id } } #" + "x" * graph.MAX_CACHED_QUERY)
+    assert graph._cached.cache_info().currsize == before
 
 
-def test_health_is_answered_while_the_worst_requests_run(target):
+def test_health_is_answered_while_the_slowest_requests_run(target):
     regex = {"f": json.dumps({"display_name": {"$regex": "^(a+)+$"}})}
     keys = json.dumps({"keys": [f"key{n}" for n in range(150)], "samples": 3000})
     run = '{ project(name: "p") { run(name: "wide") { history(minStep: 0, maxStep: 3000) } } }'
-    sample = 'query Q($s: [JSONString!]!) { project(name: "p") { run(name: "wide") { sampledHistory(specs: $s) } } }'
     worst = [
         {
             "query": 'query Q($f: JSONString) { project(name: "p") { runCount(filters: $f) } }',
             "variables": regex,
         },
         {"query": run},
-        {"query": sample, "variables": {"s": [keys]}},
+        {"query": SAMPLE, "variables": {"s": [keys]}},
         {"query": "{ viewer { id } } #" + "x" * 40_000_000},
     ]
     with ThreadPoolExecutor(len(worst)) as pool:
         jobs = [pool.submit(graphql, target, body) for body in worst]
         while not all(job.done() for job in jobs):
-            assert target.health()["status"] == "ok"  # it fails after 10 s
+            assert target.health()["status"] == "ok"  # health() raises after 10 s
             time.sleep(0.1)
     assert [job.result()[0] for job in jobs] == [200] * 4
 
@@ -435,7 +438,7 @@ def test_half_sent_requests_are_closed(tmp_path):
     code = """
 import sys
 from loopback import server
-server.LONGEST_WAIT = 1.0
+server.MAX_WAIT = 1.0
 from loopback.__main__ import main
 main(["serve", "--dir", sys.argv[1], "--port", "0"])
 """
@@ -446,7 +449,8 @@ main(["serve", "--dir", sys.argv[1], "--port", "0"])
     try:
         found = wait_for(lambda: daemon.find(folder), 60)
         port = int(found.url.rpartition(":")[2])
-        head = f"POST /graphql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {found.key}\r\nContent-Length: 100\r\n"
+        head = "POST /graphql HTTP/1.1\r\nHost: x\r\n"
+        head += f"Authorization: Bearer {found.key}\r\nContent-Length: 100\r\n"
         whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
         for sent, last in [
             (b"", b""),

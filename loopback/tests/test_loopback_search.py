@@ -1,4 +1,4 @@
-"""What the server decides, without processes: searches, queues, lost agents, what is remembered after a restart."""
+"""The server's decisions, tested without processes: searches, queues, lost agents, restarts."""
 
 import base64
 import json
@@ -10,7 +10,8 @@ import sweeps
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback.graph import Context, Unknown, answer
+from loopback.common import Context
+from loopback.graph import UnsupportedRequests, answer
 from loopback.links import Links
 from loopback.search import Search, SearchedRun
 from loopback.store import Store
@@ -27,38 +28,40 @@ STATES = st.sampled_from(
 
 
 class Lab:
-    """A server's insides: GraphQL and the file stream, without HTTP."""
+    """A store with GraphQL and the file stream, without HTTP."""
 
     def __init__(self, folder):
         self.store = Store(folder)
-        self.search, self.unknown = Search(self.store), Unknown()
+        self.search, self.unsupported = Search(self.store), UnsupportedRequests()
 
     def do(self, query, **variables):
         context = Context(self.store, self.search, Links("http://test", "k" * 40))
-        status, reply = answer(context, self.unknown, {"query": query, "variables": variables})
+        status, reply = answer(context, self.unsupported, {"query": query, "variables": variables})
         assert status == 200, reply
         assert "errors" not in reply, reply
         return reply["data"]
 
     def sweep(self, **config):
         config = {"program": "t.py", "metric": {"name": "loss", "goal": "minimize"}} | config
-        query = """mutation S($c: String) { upsertSweep(input: {config: $c, projectName: "p"}) { sweep { name } } }"""
+        query = """mutation S($c: String) {
+            upsertSweep(input: {config: $c, projectName: "p"}) { sweep { name } } }"""
         return self.do(query, c=yaml.safe_dump(config))["upsertSweep"]["sweep"]["name"]
 
     def agent(self, sweep):
-        query = """mutation A($s: String!) { createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }"""
+        query = """mutation A($s: String!) {
+            createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }"""
         return self.do(query, s=sweep)["createAgent"]["agent"]["id"]
 
     def beat(self, agent, *alive):
-        query = "mutation H($i: ID!, $r: JSONString) { agentHeartbeat(input: {id: $i, runState: $r}) { commands } }"
+        query = """mutation H($i: ID!, $r: JSONString) {
+            agentHeartbeat(input: {id: $i, runState: $r}) { commands } }"""
         beat = self.do(query, i=agent, r=json.dumps(dict.fromkeys(alive, True)))
         return json.loads(beat["agentHeartbeat"]["commands"])
 
     def begin(self, run):
-        self.do(
-            'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }',
-            n=run,
-        )
+        query = """mutation B($n: String) {
+            upsertBucket(input: {modelName: "p", name: $n}) { inserted } }"""
+        self.do(query, n=run)
 
     def log(self, run, losses, offset=0, **more):
         rows = [
@@ -94,8 +97,8 @@ def start(lab, agent):
     st.lists(st.tuples(STATES, LOSSES, st.none() | st.floats(-1e6, 1e6)), max_size=8), st.booleans()
 )
 @settings(max_examples=60, deadline=None)
-def test_runs_in_memory_answer_as_whole_runs_do(runs, maximize):
-    """Running totals instead of rows must not change what early termination and the Gaussian process see."""
+def test_runs_in_memory_give_the_same_decisions_as_complete_runs(runs, maximize):
+    """Early termination and the Gaussian process must not depend on how a run keeps its history."""
     goal = "maximize" if maximize else "minimize"
     config = {
         "method": "bayes",
@@ -119,7 +122,7 @@ def test_runs_in_memory_answer_as_whole_runs_do(runs, maximize):
         assert list(map(str, one)) == list(map(str, other))
 
 
-def test_a_grid_is_given_out_once(lab):
+def test_each_point_of_a_grid_is_assigned_once(lab):
     sweep = lab.sweep(
         method="grid", parameters={"x": {"values": [1, 2]}, "y": {"values": ["a", None]}}
     )
@@ -134,7 +137,7 @@ def test_a_grid_is_given_out_once(lab):
     assert lab.state(sweep) == "FINISHED"
 
 
-def test_run_cap_waits_for_the_last_run(lab):
+def test_a_sweep_at_its_run_cap_finishes_with_its_last_run(lab):
     sweep = lab.sweep(method="random", run_cap=2, parameters={"x": {"min": 0.0, "max": 1.0}})
     one, two, three = (lab.agent(sweep) for _ in range(3))
     first, second = start(lab, one), start(lab, two)
@@ -146,7 +149,7 @@ def test_run_cap_waits_for_the_last_run(lab):
     assert lab.state(sweep) == "FINISHED"
 
 
-def test_hyperband_stops_what_lags(lab):
+def test_hyperband_stops_the_worse_run(lab):
     early = {"type": "hyperband", "min_iter": 3, "eta": 3}
     sweep = lab.sweep(
         method="random", early_terminate=early, parameters={"x": {"min": 0.0, "max": 1.0}}
@@ -173,11 +176,11 @@ def test_a_target_ends_the_search_but_not_the_runs(lab):
     assert lab.beat(two, second) == []
 
 
-def test_the_same_line_is_the_same_row(lab):
+def test_a_line_that_is_sent_twice_is_stored_once(lab):
     sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
     run = start(lab, lab.agent(sweep))
     lab.log(run, [5, 4, 3])
-    lab.log(run, [4, 3, 2], offset=1)  # the answer was lost: two lines come again, one is new
+    lab.log(run, [4, 3, 2], offset=1)  # the answer was lost: two lines are sent again, one is new
     rows = lab.store.all("SELECT row FROM history ORDER BY line")
     assert [json.loads(row["row"])["loss"] for row in rows] == [5, 4, 3, 2]
     keys = json.loads(lab.run_of(sweep, run)["history_keys"])
@@ -204,8 +207,8 @@ def test_a_preempted_run_waits_for_the_next_agent(lab):
     assert lab.beat(two) == [{"type": "exit"}]
 
 
-def test_what_vanishes_is_noticed(lab, monkeypatch):
-    monkeypatch.setattr(agents, "GRACE", 0.0)
+def test_a_run_that_its_agent_no_longer_reports_is_ended(lab, monkeypatch):
+    monkeypatch.setattr(agents, "SECONDS_TO_FINISH", 0.0)
     sweep = lab.sweep(method="random", parameters={"x": {"min": 0.0, "max": 1.0}})
     agent = lab.agent(sweep)
     begun = start(lab, agent)
@@ -217,12 +220,12 @@ def test_what_vanishes_is_noticed(lab, monkeypatch):
     assert lab.run_of(sweep, second["run_id"])["state"] == "failed"  # it ended before it began
 
 
-def test_a_lost_machine_gives_back_what_it_had_not_begun(lab):
+def test_a_run_that_a_lost_agent_did_not_start_is_assigned_to_another_agent(lab):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2, 3]}})
     lost, other = lab.agent(sweep), lab.agent(sweep)
     begun = start(lab, other)
     (command,) = lab.beat(lost)
-    agents.reap(lab.store, patience=0.0, since=time.time() - 60)
+    agents.reap(lab.store, lost_after=0.0, since=time.time() - 60)
     assert lab.run_of(sweep, begun)["state"] == "crashed"
     assert lab.run_of(sweep, command["run_id"])["queued"] is not None
     (again,) = lab.beat(other)
@@ -231,43 +234,42 @@ def test_a_lost_machine_gives_back_what_it_had_not_begun(lab):
     assert lab.run_of(sweep, begun)["state"] == "running"
 
 
-def test_a_server_that_has_just_started_gives_nobody_up(lab):
+def test_a_server_that_has_just_started_marks_nothing_as_lost(lab):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
     run = start(lab, lab.agent(sweep))
     lab.store.write("UPDATE runs SET seen = 0")
     lab.store.write("UPDATE agents SET seen = 0")
-    agents.reap(lab.store, patience=60.0, since=time.time())
+    agents.reap(lab.store, lost_after=60.0, since=time.time())
     assert lab.run_of(sweep, run)["state"] == "running"
 
 
-def test_a_command_that_a_dead_server_gave_is_given_again(lab, monkeypatch):
+def test_a_command_of_an_earlier_server_process_is_sent_again(lab, monkeypatch):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1, 2]}})
     agent = lab.agent(sweep)
     (command,) = lab.beat(agent)  # killed before the answer arrived
-    monkeypatch.setattr(agents, "LIFE", "next")
+    monkeypatch.setattr(agents, "SERVER_INSTANCE", "next")
     (again,) = lab.beat(agent)
     assert again == command
     assert lab.store.value("SELECT COUNT(*) FROM runs") == 1
     assert lab.beat(agent, command["run_id"]) == []
 
 
-def test_memory_is_rebuilt_from_the_store(tmp_path):
+def test_a_new_search_reads_the_same_runs_from_the_store(tmp_path):
     first = Lab(tmp_path)
     sweep = first.sweep(method="bayes", parameters={"x": {"min": 0.0, "max": 1.0}})
     agent = first.agent(sweep)
     for loss in (3, 2, 1):
         first.log(start(first, agent), [loss, loss / 2], complete=True, exitcode=0)
     row = first.store.one("SELECT * FROM sweeps")
-    config = yaml.safe_load(row["config"])
-    told = first.search.refresh(row, config).runs
-    fresh = Search(first.store).refresh(row, config).runs
+    kept = first.search.refresh(row).runs
+    fresh = Search(first.store).refresh(row).runs
     assert [one.metric_history("loss") for one in fresh.values()] == [[3, 1.5], [2, 1.0], [1, 0.5]]
-    assert {key: one.model_dump() for key, one in told.items()} == {
+    assert {key: one.model_dump() for key, one in kept.items()} == {
         key: t.model_dump() for key, t in fresh.items()
     }
 
 
-def test_an_id_of_another_kind_is_refused(lab):
+def test_an_id_of_another_table_is_refused(lab):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
     run = start(lab, lab.agent(sweep))
     number = lab.run_of(sweep, run)["id"]
@@ -279,13 +281,13 @@ def test_an_id_of_another_kind_is_refused(lab):
         base64.b64encode(f"Sweep:{number}".encode()).decode(),
     ):
         status, reply, *_ = answer(
-            context, lab.unknown, {"query": query, "variables": {"i": other}}
+            context, lab.unsupported, {"query": query, "variables": {"i": other}}
         )
-        assert (status, reply["errors"][0]["message"]) == (404, f"{other} is no id of a run")
+        assert (status, reply["errors"][0]["message"]) == (404, f"{other} is not the id of a run")
     assert lab.run_of(sweep, run) is not None
 
 
-def test_a_deleted_run_is_forgotten(lab):
+def test_the_grid_point_of_a_deleted_run_is_assigned_again(lab):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
     agent = lab.agent(sweep)
     run = start(lab, agent)
@@ -294,29 +296,30 @@ def test_a_deleted_run_is_forgotten(lab):
     lab.do(
         "mutation D($i: ID!) { deleteRun(input: {id: $i}) { clientMutationId } }", i=f"Run:{number}"
     )
-    (command,) = lab.beat(agent)  # its point of the grid is free again
+    (command,) = lab.beat(agent)
     assert (command["run_id"] != run, command["args"]) == (True, {"x": {"value": 1}})
 
 
-def test_no_field_is_a_silent_null(lab):
-    """Every field of every object type is answered by a column or by a resolver."""
+def test_every_field_of_runs_and_sweeps_has_a_value_or_a_resolver(lab):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
     run = start(lab, lab.agent(sweep))
     lab.log(run, [1.0])
     fields = {
-        "run": "id name displayName projectId state config wandbConfig summaryMetrics systemMetrics tags notes description "
-        "group jobType commit host program readOnly createdAt updatedAt heartbeatAt exitcode stopped shouldStop failed "
-        "running sweepName historyLineCount eventsLineCount logLineCount historyTail eventsTail historyKeys fileCount",
-        "sweep": "id name displayName method state description config createdAt updatedAt heartbeatAt bestLoss runCount "
-        "runCountExpected controller scheduler controllerRunName earlyStopJobRunning",
+        "run": "id name displayName projectId state config wandbConfig summaryMetrics "
+        "systemMetrics tags notes description group jobType commit host program readOnly createdAt "
+        "updatedAt heartbeatAt exitcode stopped shouldStop failed running sweepName "
+        "historyLineCount eventsLineCount logLineCount historyTail eventsTail historyKeys "
+        "fileCount",
+        "sweep": "id name displayName method state description config createdAt updatedAt "
+        "heartbeatAt bestLoss runCount runCountExpected controller scheduler controllerRunName "
+        "earlyStopJobRunning",
     }
-    query = f'query Q($r: String!, $s: String!) {{ project(name: "p") {{ run(name: $r) {{ {fields["run"]} }} '
-    found = lab.do(query + f"sweep(sweepName: $s) {{ {fields['sweep']} }} }} }}", r=run, s=sweep)[
-        "project"
-    ]
+    query = f"""query Q($r: String!, $s: String!) {{ project(name: "p") {{
+        run(name: $r) {{ {fields["run"]} }} sweep(sweepName: $s) {{ {fields["sweep"]} }} }} }}"""
+    found = lab.do(query, r=run, s=sweep)["project"]
     assert found["run"]["sweepName"] == sweep
     assert found["sweep"]["bestLoss"] == 1.0
-    assert lab.unknown.total() == 0
+    assert lab.unsupported.total() == 0
 
 
 NESTED = {"deep": {"parameters": {"z": {"values": [5, 6]}}}, "y": {"values": [3, 4]}}
@@ -341,15 +344,16 @@ def test_nested_parameters_are_proposed(lab, method):
 
 
 def change_cap(lab, sweep, cap):
-    """As `wandb sweep --update` does it."""
+    """Changes a sweep's run_cap as `wandb sweep --update` does."""
     row = lab.store.one("SELECT * FROM sweeps WHERE name = ?", sweep)
     config = yaml.safe_dump(yaml.safe_load(row["config"]) | {"run_cap": cap})
-    query = "mutation U($i: ID, $c: String) { upsertSweep(input: {id: $i, config: $c}) { sweep { state } } }"
+    query = """mutation U($i: ID, $c: String) {
+        upsertSweep(input: {id: $i, config: $c}) { sweep { state } } }"""
     lab.do(query, i=f"Sweep:{row['id']}", c=config)
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["finished", "last run still running"])
-def test_a_raised_cap_gives_further_runs(lab, ended):
+def test_a_higher_cap_allows_further_runs(lab, ended):
     sweep = lab.sweep(method="random", run_cap=1, parameters={"x": {"min": 0.0, "max": 1.0}})
     one, two = lab.agent(sweep), lab.agent(sweep)
     run = start(lab, one)
@@ -364,7 +368,7 @@ def test_a_raised_cap_gives_further_runs(lab, ended):
     assert lab.beat(lab.agent(sweep)) == []
 
 
-def test_deleting_a_run_opens_a_finished_grid_again(lab):
+def test_deleting_a_run_resumes_a_finished_grid(lab):
     sweep = lab.sweep(method="grid", parameters={"x": {"values": [1]}})
     agent = lab.agent(sweep)
     run = start(lab, agent)
@@ -393,8 +397,8 @@ ODD = [None, True, 5, -1e300, "abc", [1], {"a": 1}, 2**70]
 
 
 @pytest.mark.parametrize("method", ["grid", "random", "bayes"])
-def test_an_odd_row_breaks_no_heartbeat(lab, method):
-    """Rows that an earlier version accepted, or values that somebody has edited."""
+def test_runs_with_unexpected_values_break_no_heartbeat(lab, method):
+    """An earlier version may have accepted them, or somebody may have edited them."""
     parameters = {"x": {"values": [1, 2, 3]}, "nest": {"parameters": NESTED}}
     if method != "grid":
         parameters |= {"float": {"min": 0.0, "max": 1.0}}
@@ -419,10 +423,7 @@ def test_an_odd_row_breaks_no_heartbeat(lab, method):
     runs = []
     for row in rows:
         name = f"odd-{len(runs)}"
-        lab.do(
-            'mutation B($n: String) { upsertBucket(input: {modelName: "p", name: $n}) { inserted } }',
-            n=name,
-        )
+        lab.begin(name)
         runs.append(lab.run_of(sweep, name)["id"])
         columns = {"config": json.dumps(good)} | row
         lifecycle.change(lab.store, runs[-1], sweep_id=1, state="finished", **columns)

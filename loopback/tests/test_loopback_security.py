@@ -1,4 +1,7 @@
-"""What must not work: wrong keys, names that lead out of the store, bodies without end, nonsense. The server goes on."""
+"""Requests that must be refused: wrong keys, names that lead out of the store, endless bodies.
+
+The server must still answer after all of them.
+"""
 
 import base64
 import http.client
@@ -16,7 +19,7 @@ from loopback_helpers import TESTS, Served
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
-    """A server that may be asked for the unknown. Every test finds it alive."""
+    """A server that may receive unsupported requests. It must answer after all tests."""
     server = Served(tmp_path_factory.mktemp("target")).start()
     yield server
     assert server.health()["status"] == "ok"
@@ -25,7 +28,7 @@ def target(tmp_path_factory):
 
 
 def send(target, method, path, body=b"", key=None, headers=()):
-    """(status, text) of one request, sent without any tidying of its path."""
+    """(status, text) of one request, whose path is sent exactly as it is."""
     address = urllib.parse.urlsplit(target.server.url)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
     token = base64.b64encode(f"api:{key}".encode()).decode()
@@ -54,25 +57,25 @@ def graphql(target, body, key=None):
         ("GET", "/anything"),
     ],
 )
-def test_without_the_key_nothing(target, method, path, key):
+def test_a_request_without_the_key_is_refused(target, method, path, key):
     status, text = send(target, method, path, b"{}", key)
     assert status in (401, 404)
     assert target.server.key not in text
 
 
-def test_health_is_open_and_tells_no_secret(target):
+def test_health_needs_no_key_and_shows_none(target):
     status, text = send(target, "GET", "/healthz")
     assert status == 200
     assert target.server.key not in text
     assert target.server.key not in target.log()
 
 
-def test_the_key_is_the_owners_alone(target):
+def test_only_the_owner_can_read_the_key(target):
     assert stat.S_IMODE((target.folder / "key").stat().st_mode) == 0o600
     assert len(target.server.key) >= 40
 
 
-def test_a_link_opens_one_path_for_one_method(target):
+def test_a_link_is_valid_for_one_path_and_one_method(target):
     path = "/storage/runs/1/hello.txt"
     put = f"?signature={signature(target.server.key, 'PUT', path)}"
     get = f"?signature={signature(target.server.key, 'GET', path)}"
@@ -99,7 +102,7 @@ def test_a_link_opens_one_path_for_one_method(target):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_paths_do_not_leave_the_store(target, method, name):
+def test_a_path_that_leads_out_of_the_store_is_refused(target, method, name):
     before = (target.folder / "key").read_text()
     status, text = send(target, method, f"/storage/runs/{name}", b"stolen", target.server.key)
     assert status in (400, 404)
@@ -110,24 +113,26 @@ def test_paths_do_not_leave_the_store(target, method, name):
 @pytest.mark.parametrize(
     "name", ["../../key", "/etc/passwd", "a/../../b", "", ".", "a\0b", "a\\..\\b"]
 )
-def test_run_files_cannot_be_named_out_of_their_folder(target, name):
+def test_a_run_file_that_leads_out_of_its_folder_is_refused(target, name):
     make = 'mutation { upsertBucket(input: {modelName: "p", name: "r"}) { bucket { id } } }'
     assert graphql(target, {"query": make})[0] == 200
-    query = """mutation F($f: [String!]!) { createRunFiles(input: {projectName: "p", runName: "r", files: $f}) {
+    query = """mutation F($f: [String!]!) {
+        createRunFiles(input: {projectName: "p", runName: "r", files: $f}) {
         files { uploadUrl } } }"""
     status, text = graphql(target, {"query": query, "variables": {"f": [name]}})
     assert status == 200
     assert "errors" in json.loads(text)
 
 
-def test_artifact_entries_cannot_lead_out(target):
-    made = """mutation { createArtifact(input: {entityName: "loopback", projectName: "p", artifactTypeName: "t",
+def test_an_artifact_file_that_leads_out_of_the_artifact_is_refused(target):
+    made = """mutation { createArtifact(input: {
+        entityName: "loopback", projectName: "p", artifactTypeName: "t",
         artifactCollectionNames: ["c"], digest: "d"}) { artifact { id } } }"""
-    artifact = json.loads(graphql(target, {"query": made})[1])["data"]["createArtifact"][
-        "artifact"
-    ]["id"]
-    query = """mutation F($a: ID!, $n: String!, $d: String!) { createArtifactFiles(input: {artifactFiles: [
-        {artifactID: $a, name: $n, md5: $d}]}) { files { edges { node { uploadUrl } } } } }"""
+    reply = json.loads(graphql(target, {"query": made})[1])
+    artifact = reply["data"]["createArtifact"]["artifact"]["id"]
+    query = """mutation F($a: ID!, $n: String!, $d: String!) {
+        createArtifactFiles(input: {artifactFiles: [{artifactID: $a, name: $n, md5: $d}]}) {
+        files { edges { node { uploadUrl } } } } }"""
     good = base64.b64encode(bytes(16)).decode()
     for name, digest in [
         ("../x", good),
@@ -137,14 +142,13 @@ def test_artifact_entries_cannot_lead_out(target):
         ("x", ""),
         ("x", "AAAA"),
     ]:
-        reply = json.loads(
-            graphql(target, {"query": query, "variables": {"a": artifact, "n": name, "d": digest}})[
-                1
-            ]
-        )
+        variables = {"a": artifact, "n": name, "d": digest}
+        reply = json.loads(graphql(target, {"query": query, "variables": variables})[1])
         assert "errors" in reply, (name, digest)
-    create = """mutation M($a: ID!) { createArtifactManifest(input: {artifactID: $a, name: "m", digest: "d",
-        entityName: "loopback", projectName: "p", runName: "r"}) { artifactManifest { file { uploadUrl } } } }"""
+    create = """mutation M($a: ID!) { createArtifactManifest(input: {
+        artifactID: $a, name: "m", digest: "d",
+        entityName: "loopback", projectName: "p", runName: "r"}) {
+        artifactManifest { file { uploadUrl } } } }"""
     reply = json.loads(graphql(target, {"query": create, "variables": {"a": artifact}})[1])
     url = urllib.parse.urlsplit(
         reply["data"]["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"]
@@ -155,14 +159,14 @@ def test_artifact_entries_cannot_lead_out(target):
     assert "lead out" in graphql(target, {"query": commit, "variables": {"a": artifact}})[1]
 
 
-def test_bytes_must_have_the_announced_checksum(target):
+def test_bytes_with_another_checksum_than_announced_are_refused(target):
     path = f"/storage/objects/00/{'0' * 32}"
     assert send(target, "PUT", path, b"something else", target.server.key)[0] == 400
     assert not (target.folder / "objects" / "00" / ("0" * 32)).exists()
     assert list((target.folder / "objects" / "00").iterdir()) == []
 
 
-def test_oversize_bodies_are_cut_off(target):
+def test_a_body_above_the_limit_is_refused(target):
     huge = {"Content-Length": str(10**12)}
     assert send(target, "POST", "/graphql", b"", target.server.key, huge.items())[0] == 413
     assert (
@@ -183,7 +187,7 @@ def test_oversize_bodies_are_cut_off(target):
         )
         assert connection.getresponse().status == 413
     except (BrokenPipeError, ConnectionResetError):
-        assert target.health()["status"] == "ok"  # it hung up in the middle, which is an answer too
+        assert target.health()["status"] == "ok"  # it closed the connection, which is right too
 
 
 @pytest.mark.parametrize(
@@ -203,13 +207,13 @@ def test_oversize_bodies_are_cut_off(target):
         ({"query": '{ view(id: "View:77") { id } }'}, 404),
     ],
 )
-def test_nonsense_is_answered(target, body, status):
+def test_a_malformed_request_gets_an_error_and_a_message(target, body, status):
     found, text = graphql(target, body)
     assert found == status
     assert status == 200 or json.loads(text)["errors"][0]["message"]
 
 
-def test_the_unknown_is_named_once_and_counted(target):
+def test_an_unsupported_field_is_logged_once_and_counted_each_time(target):
     before = target.health()["unknown"]
     for _ in range(3):
         status, text = graphql(target, {"query": "query Odd { viewer { shoeSize } }"})
@@ -221,7 +225,7 @@ def test_the_unknown_is_named_once_and_counted(target):
     assert target.log().count("shoeSize") == 1
 
 
-def test_a_stream_must_have_its_shape(target):
+def test_a_file_stream_request_of_another_shape_is_refused(target):
     make = 'mutation { upsertBucket(input: {modelName: "p", name: "s"}) { bucket { id } } }'
     assert graphql(target, {"query": make})[0] == 200
     path, key = "/files/loopback/p/s/file_stream", target.server.key
@@ -239,7 +243,7 @@ def test_a_stream_must_have_its_shape(target):
     assert send(target, "POST", path, b"{}", key)[0] == 200
 
 
-def test_one_store_has_one_server(target, tmp_path):
+def test_a_store_with_a_server_refuses_a_second_one(target, tmp_path):
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,8 @@
-"""Bodies of any shape: never a 500, a refused request changes nothing, and the sweep's next heartbeat answers."""
+"""Requests of any shape, made by hypothesis.
+
+None may cause a status of 500. A refused request changes nothing. The sweep's next heartbeat is
+answered.
+"""
 
 import contextlib
 import json
@@ -15,7 +19,8 @@ metric: {name: loss, goal: minimize}
 early_terminate: {type: hyperband, min_iter: 1, eta: 2}
 parameters: {x: {min: 0.0, max: 1.0}}
 """
-BEAT = "mutation H($i: ID!, $r: JSONString) { agentHeartbeat(input: {id: $i, runState: $r}) { commands } }"
+BEAT = """mutation H($i: ID!, $r: JSONString) {
+    agentHeartbeat(input: {id: $i, runState: $r}) { commands } }"""
 FILES = ("wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log")
 KEYS = st.sampled_from(["loss", "x", "_step", "_wandb", "value", "_type", ""]) | st.text(max_size=5)
 SCALARS = (
@@ -56,19 +61,17 @@ FUZZ = settings(
 
 
 class Sweep:
-    """A sweep with a run in it and an agent that asks for another one."""
+    """A sweep with one run, and an agent that asks for another one."""
 
     def __init__(self, server: Served):
         self.server = server
-        made = self.ask(
-            'mutation S($c: String) { upsertSweep(input: {projectName: "p", config: $c}) { sweep { id name } } }',
-            c=SWEEP,
-        )
+        query = """mutation S($c: String) {
+            upsertSweep(input: {projectName: "p", config: $c}) { sweep { id name } } }"""
+        made = self.ask(query, c=SWEEP)
         self.id, name = made["upsertSweep"]["sweep"]["id"], made["upsertSweep"]["sweep"]["name"]
-        made = self.ask(
-            'mutation A($s: String!) { createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }',
-            s=name,
-        )
+        query = """mutation A($s: String!) {
+            createAgent(input: {host: "h", projectName: "p", sweep: $s}) { agent { id } } }"""
+        made = self.ask(query, s=name)
         self.agent = made["createAgent"]["agent"]["id"]
         (command,) = json.loads(self.ask(BEAT, i=self.agent, r="{}")["agentHeartbeat"]["commands"])
         self.run, self.name = command["run_id"], name
@@ -85,22 +88,23 @@ class Sweep:
         return send(self.server, "POST", path, json.dumps(body).encode(), self.server.server.key)
 
     def content(self) -> dict:
-        """Everything of the run that a request can change, without its heartbeats."""
-        query = """query R($r: String!) { project(name: "p") { run(name: $r) { state config summaryMetrics historyLineCount
-            eventsLineCount logLineCount historyKeys history events exitcode tags displayName } } }"""
+        """Everything of the run that a request can change, without the times of its requests."""
+        query = """query R($r: String!) { project(name: "p") { run(name: $r) {
+            state config summaryMetrics historyLineCount eventsLineCount logLineCount
+            historyKeys history events exitcode tags displayName } } }"""
         return self.ask(query, r=self.run)["project"]["run"]
 
     def beat(self) -> None:
-        """The heartbeat that reads the sweep's runs to propose another one."""
+        """Sends a heartbeat. The server reads the sweep's runs for it and proposes another one."""
         self.ask(BEAT, i=self.agent, r="{}")
 
     def check_request(self, send_it) -> None:
-        """Sends a request: no 500, nothing changed if it is refused, and the heartbeat answers."""
+        """Sends a request and checks what this file's docstring says."""
         before = self.content()
         status, text = send_it()
         refused = status != 200 or "errors" in json.loads(text)
         assert status in (200, 400, 404), text
-        after = self.content()  # it can still be read
+        after = self.content()
         assert not refused or after == before, text
         self.beat()
 
@@ -132,7 +136,7 @@ def chunk(*lines: str, file: str = FILES[0], **more) -> dict:
 @example(body={"uploaded": 5})
 @example(body={"complete": True, "exitcode": {}})
 @given(body=BODIES)
-def test_any_body_of_the_file_stream(sweep, body):
+def test_any_body_of_the_file_stream_is_stored_or_refused(sweep, body):
     sweep.check_request(lambda: sweep.stream(body))
 
 
@@ -141,8 +145,9 @@ def test_any_body_of_the_file_stream(sweep, body):
 @example(name="config", text='{"x": 5}')
 @example(name="config", text='{"_wandb": {"value": 5}}')
 @given(name=st.sampled_from(["config", "summaryMetrics"]), text=TEXTS)
-def test_any_text_of_a_run(sweep, name, text):
-    query = 'mutation U($r: String, $t: JSONString) { upsertBucket(input: {modelName: "p", name: $r, %s: $t}) { inserted } }'
+def test_any_config_or_summary_of_a_run_is_stored_or_refused(sweep, name, text):
+    query = """mutation U($r: String, $t: JSONString) {
+        upsertBucket(input: {modelName: "p", name: $r, %s: $t}) { inserted } }"""
     sweep.check_request(
         lambda: graphql(
             sweep.server, {"query": query % name, "variables": {"r": sweep.run, "t": text}}
@@ -151,32 +156,30 @@ def test_any_text_of_a_run(sweep, name, text):
 
 
 READS = [
-    'query Q($t: JSONString) { project(name: "p") { runCount(filters: $t) runs(filters: $t) { edges { node { id } } } } }',
-    'query Q($t: JSONString!, $r: String!) { project(name: "p") { run(name: $r) { sampledHistory(specs: [$t]) } } }',
+    """query Q($t: JSONString) { project(name: "p") {
+        runCount(filters: $t) runs(filters: $t) { edges { node { id } } } } }""",
+    """query Q($t: JSONString!, $r: String!) {
+        project(name: "p") { run(name: $r) { sampledHistory(specs: [$t]) } } }""",
 ]
 
 
 @FUZZ
 @given(query=st.sampled_from(READS), text=TEXTS)
-def test_any_text_of_a_question(sweep, query, text):
+def test_any_filter_or_sample_of_a_query_is_answered_or_refused(sweep, query, text):
     sweep.check_request(
         lambda: graphql(sweep.server, {"query": query, "variables": {"r": sweep.run, "t": text}})
     )
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 300, "ä" * 130])
-def test_a_name_that_no_disk_takes(sweep, name):
+def test_a_file_name_above_255_bytes_is_refused(sweep, name):
     from urllib.parse import quote
 
-    assert (
-        send(sweep.server, "PUT", f"/storage/runs/1/{quote(name)}", b"x", sweep.server.server.key)[
-            0
-        ]
-        == 400
-    )
+    path, key = f"/storage/runs/1/{quote(name)}", sweep.server.server.key
+    assert send(sweep.server, "PUT", path, b"x", key)[0] == 400
 
 
-def test_a_name_that_is_taken(sweep):
+def test_a_file_in_place_of_a_folder_is_refused_and_the_reverse(sweep):
     key = sweep.server.server.key
     assert send(sweep.server, "PUT", "/storage/runs/1/a/b", b"x", key)[0] == 200
     assert send(sweep.server, "PUT", "/storage/runs/1/a", b"x", key)[0] == 400

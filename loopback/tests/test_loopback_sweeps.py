@@ -32,7 +32,7 @@ def cwd(tmp_path):
     return tmp_path
 
 
-def test_two_agents_search_and_hyperband_stops_runs(served, cwd):
+def test_two_agents_share_a_sweep_and_hyperband_stops_runs(served, cwd):
     text = (
         HEAD
         + SLOW.replace("'0.5'", "'0.5', worse")
@@ -52,7 +52,7 @@ def test_two_agents_search_and_hyperband_stops_runs(served, cwd):
     assert all(run["historyLineCount"] == 9 for run in sweep["runs"] if not run["stopped"])
 
 
-def test_a_grid_is_tried_once_and_count_ends_an_agent(served, cwd):
+def test_each_point_of_a_grid_runs_once_and_count_ends_an_agent(served, cwd):
     path = served.sweep(GRID, cwd)
     assert served.agent(path, cwd, "--count", "1", poll=0.3).wait(150) == 0
     assert len(served.state(path)["runs"]) == 1
@@ -63,7 +63,7 @@ def test_a_grid_is_tried_once_and_count_ends_an_agent(served, cwd):
     assert sweep["state"] == "FINISHED"
 
 
-def test_pause_resume_stop(served, cwd):
+def test_a_sweep_is_paused_resumed_and_stopped(served, cwd):
     path = served.sweep(ENDLESS.replace("0.5", "1.2"), cwd)
     agent = served.agent(path, cwd, poll=0.3)
     wait_for(lambda: served.state(path)["runs"])
@@ -78,17 +78,13 @@ def test_pause_resume_stop(served, cwd):
     assert agent.wait(150) == 0
     sweep = served.state(path)
     assert sweep["state"] == "FINISHED"
-    assert [run["state"] for run in sweep["runs"]] == [
-        "finished",
-        "finished",
-    ]  # the second was let to its end
-    assert (
-        "already finished"
-        in served.run(["wandb", "sweep", "--cancel", path], cwd, check=False).stderr
-    )
+    # The second run was not stopped with its sweep.
+    assert [run["state"] for run in sweep["runs"]] == ["finished", "finished"]
+    cancelled = served.run(["wandb", "sweep", "--cancel", path], cwd, check=False)
+    assert "already finished" in cancelled.stderr
 
 
-def test_cancel_ends_running_runs(served, cwd):
+def test_cancel_stops_running_runs(served, cwd):
     path = served.sweep(ENDLESS.replace("0.5", "3"), cwd)
     agent = served.agent(path, cwd, poll=0.3)
     wait_for(lambda: [run for run in served.state(path)["runs"] if run["historyLineCount"]])
@@ -108,7 +104,7 @@ def test_a_target_ends_the_search(served, cwd):
     assert served.state(path)["state"] == "FINISHED"
 
 
-def test_a_preempted_run_goes_on_elsewhere(served, cwd):
+def test_a_preempted_run_is_resumed_by_the_next_agent(served, cwd):
     (cwd / "script.py").write_text(
         textwrap.dedent("""
         import sys
@@ -136,13 +132,14 @@ def test_a_preempted_run_goes_on_elsewhere(served, cwd):
         ("finished", 6)
     ] * 2
     entity, project, _ = path.split("/")
-    query = "query H($e: String, $p: String, $r: String!) { project(entityName: $e, name: $p) { run(name: $r) { history } } }"
+    query = """query H($e: String, $p: String, $r: String!) {
+        project(entityName: $e, name: $p) { run(name: $r) { history } } }"""
     for run in sweep["runs"]:
         rows = served.ask(query, e=entity, p=project, r=run["name"])["project"]["run"]["history"]
         assert [json.loads(row)["_step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
-def test_optuna_drives_the_sweep_and_prunes(served, cwd):
+def test_an_optuna_scheduler_proposes_and_prunes_runs(served, cwd):
     (cwd / "study.py").write_text(
         textwrap.dedent("""
         import optuna
@@ -158,7 +155,8 @@ def test_optuna_drives_the_sweep_and_prunes(served, cwd):
         + SLOW.replace("0.5", "0.9")
         + "method: custom\nrun_cap: 5\n"
     )
-    text += "scheduler: {engine: optuna, source: study.py, optimizer: study}\nparameters: {x: {min: -2.0, max: 2.0}}\n"
+    text += "scheduler: {engine: optuna, source: study.py, optimizer: study}\n"
+    text += "parameters: {x: {min: -2.0, max: 2.0}}\n"
     path = served.sweep(text, cwd)
     log = (cwd / "scheduler.log").open("w")
     command = ["wandb", "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", path]
@@ -177,7 +175,7 @@ def test_optuna_drives_the_sweep_and_prunes(served, cwd):
     assert any(run["state"] == "finished" and not run["stopped"] for run in sweep["runs"])
 
 
-def test_a_local_controller_drives_the_sweep(served, cwd):
+def test_a_local_controller_schedules_the_runs(served, cwd):
     (cwd / "sweep.yaml").write_text(GRID)
     log = (cwd / "controller.log").open("w")
     command = ["wandb", "sweep", "--controller", "sweep.yaml"]
@@ -198,7 +196,7 @@ def test_a_local_controller_drives_the_sweep(served, cwd):
     assert [run["state"] for run in sweep["runs"]] == ["finished"] * 3
 
 
-def test_agents_within_python(served, cwd):
+def test_wandb_agent_runs_a_python_function(served, cwd):
     served.python(
         """
         import wandb
@@ -207,19 +205,21 @@ def test_agents_within_python(served, cwd):
             with wandb.init() as run:
                 run.log({"loss": run.config["x"]})
 
-        sweep = wandb.sweep({"method": "grid", "name": "inside", "metric": {"name": "loss", "goal": "minimize"},
+        sweep = wandb.sweep({"method": "grid", "name": "inside",
+                             "metric": {"name": "loss", "goal": "minimize"},
                              "parameters": {"x": {"values": [5, 4]}}}, project="within")
         wandb.agent(sweep, function=train, project="within")
         print(wandb.Api().sweep(f"loopback/within/{sweep}").best_run().config["x"])
         """,
         cwd,
     )
-    query = '{ project(entityName: "loopback", name: "within") { sweeps { edges { node { state runCount bestLoss } } } } }'
+    query = """{ project(entityName: "loopback", name: "within") {
+        sweeps { edges { node { state runCount bestLoss } } } } }"""
     (edge,) = served.ask(query)["project"]["sweeps"]["edges"]
     assert edge["node"] == {"state": "FINISHED", "runCount": 2, "bestLoss": 4}
 
 
-def test_a_bad_yaml_is_refused_in_words(served, cwd):
+def test_a_bad_yaml_is_refused_with_the_name_of_the_fault(served, cwd):
     cases = {
         "method: bayes\nparameters: {x: {min: 0.0, max: 1.0}}\n": "metric",
         "method: psychic\nparameters: {x: {values: [1]}}\n": "psychic",
@@ -236,7 +236,7 @@ def test_a_bad_yaml_is_refused_in_words(served, cwd):
 
 @pytest.mark.parametrize("method", ["grid", "bayes"])
 def test_an_agent_gets_nested_parameters(served, cwd, method):
-    """As `wandb.config` and on the command line."""
+    """They are in `wandb.config` and on the command line."""
     (cwd / "script.py").write_text(
         textwrap.dedent("""
         import sys
@@ -260,7 +260,7 @@ def test_an_agent_gets_nested_parameters(served, cwd, method):
         assert json.loads(run["summaryMetrics"])["loss"] == nest["y"] + 6
 
 
-def test_a_finished_sweep_with_a_raised_cap_is_searched_on(served, cwd):
+def test_a_finished_sweep_with_a_higher_cap_gets_further_runs(served, cwd):
     text = HEAD + "method: random\nparameters: {x: {min: 0.0, max: 1.0}}\nrun_cap: "
     path = served.sweep(text + "1\n", cwd)
     assert served.agent(path, cwd, poll=0.3).wait(150) == 0

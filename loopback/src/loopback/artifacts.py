@@ -1,579 +1,351 @@
-"""Artifacts: versioned sets of files, what made them and what used them.
+"""Artifacts: create, commit, change and delete versions, and store their files.
 
-The bytes lie under their own checksum, so equal files are kept once, whichever artifacts hold them.
+A file is stored under the MD5 of its bytes, so equal files of different artifacts are stored once.
+In W&B's terms, a collection holds the versions of one artifact name, and a manifest is the list of
+a version's files. The queries are in artifact_queries.py.
 """
 
 import base64
 import binascii
 import json
-import mimetypes
 import re
-from functools import partial
+from collections.abc import Iterable
+from typing import Any
 
 from loopback import pages
-from loopback.projects import RUNS, USER, identified, project_of, row_of
-from loopback.store import NotFoundError, dumps, now
+from loopback.common import Info, Resolvers, collection_of, row_of
+from loopback.store import Row, Store, dumps, now
 
 VERSION = re.compile(r"v(\d+)")
 
+Entries = dict[str, dict[str, Any]]  # of a manifest: path in the artifact -> digest, size, ref
+
 
 def object_path(md5: str) -> str:
-    """Where the file with this base64 MD5 lies: `objects/<first two>/<hex>`. ValueError for anything else."""
+    """The file with this base64 MD5: `objects/AB/ABCD...`, in hexadecimal.
+
+    Raises ValueError for anything else.
+    """
     try:
         digest = base64.b64decode(md5, validate=True).hex()
     except binascii.Error as error:
-        raise ValueError(f"{md5!r} is no base64 MD5") from error
+        raise ValueError(f"{md5!r} is not a base64 MD5") from error
     if len(digest) != 32:
-        raise ValueError(f"{md5!r} is no base64 MD5")
+        raise ValueError(f"{md5!r} is not a base64 MD5")
     return f"objects/{digest[:2]}/{digest}"
 
 
-def _safe(name: str) -> str:
+def _check_path(name: str) -> str:
+    """`name`. Raises ValueError if it leads out of the artifact's folder at download."""
     if not name or name.startswith(("/", "\\")) or "\0" in name or ".." in re.split(r"[/\\]", name):
         raise ValueError(f"{name!r} would lead out of the artifact")
     return name
 
 
-def collection(source, info, name: str) -> dict | None:
-    """A collection of a project by its name (an alias after a colon is ignored); null if there is none."""
-    sql = "SELECT * FROM collections WHERE project_id = ? AND name = ?"
-    return info.context.store.one(
-        sql, source["project_id"] if "type" in source else source["id"], name.split(":")[0]
-    )
+def create_artifact(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Creates a version, pending until it is committed.
 
-
-def find(store, project_id: int, name: str) -> dict | None:
-    """The artifact that `name:alias` means; without alias the latest, `v3` is version 3. None if there is none."""
-    name, _, alias = name.partition(":")
-    row = store.one("SELECT * FROM collections WHERE project_id = ? AND name = ?", project_id, name)
-    return row and _by_alias(store, row["id"], alias or "latest")
-
-
-def _by_alias(store, collection_id: int, alias: str) -> dict | None:
-    if match := VERSION.fullmatch(alias):
-        sql = "SELECT * FROM artifacts WHERE collection_id = ? AND version = ? AND state = 'COMMITTED'"
-        return store.one(sql, collection_id, int(match[1]))
-    sql = "SELECT a.* FROM aliases l JOIN artifacts a ON a.id = l.artifact_id WHERE l.collection_id = ? AND l.alias = ?"
-    return store.one(sql, collection_id, alias)
-
-
-def _membership(store, artifact: dict | None) -> dict | None:
-    if artifact is None:
-        return None
-    return {
-        "id": f"Membership:{artifact['id']}",
-        "created_at": artifact["created_at"],
-        "artifact": artifact,
-    }
-
-
-def membership(source, info, aliasName: str) -> dict | None:  # noqa: N803  GraphQL's own name
-    """The version of a collection that an alias points to; null if there is none."""
-    return _membership(info.context.store, _by_alias(info.context.store, source["id"], aliasName))
-
-
-def create_artifact(_source, info, input: dict) -> dict:
-    """A new version, pending until it is committed; contents that the collection already has are that version."""
-    store, stamps = info.context.store, {"created_at": now(), "updated_at": now()}
-    name = (
-        input.get("artifactCollectionName") or (input.get("artifactCollectionNames") or [None])[0]
-    )
-    aliases = [item["alias"] for item in input.get("aliases") or []]
+    If the collection already has a version with the same contents, that version is the answer, and
+    the aliases point to it.
+    """
+    store = info.context.store
+    names = [input.get("artifactCollectionName"), *(input.get("artifactCollectionNames") or [])]
+    name = next(filter(None, names), None)
     if name is None:
         raise ValueError("an artifact needs a collection")
+    aliases = [item["alias"] for item in input.get("aliases") or []]
     with store.writing():
-        project = store.project(input["entityName"], input["projectName"], create=True)
-        row = store.one(
-            "SELECT * FROM collections WHERE project_id = ? AND name = ?", project["id"], name
-        )
-        if row is None:
-            extra = {"client_id": input.get("sequenceClientID"), "type": input["artifactTypeName"]}
-            number = store.insert(
-                "collections", project_id=project["id"], name=name, **stamps, **extra
-            )
-            row = store.one("SELECT * FROM collections WHERE id = ?", number)
-        elif row["type"] != input["artifactTypeName"]:
-            raise ValueError(
-                f"{name} holds artifacts of type {row['type']}, not {input['artifactTypeName']}"
-            )
-        sql = (
-            "SELECT * FROM artifacts WHERE collection_id = ? AND digest = ? AND state = 'COMMITTED'"
-        )
-        artifact = store.one(sql, row["id"], input["digest"])
+        project = store.ensure_project(input["entityName"], input["projectName"])
+        collection = _ensure_collection(store, project, name, input)
+        sql = """SELECT * FROM artifacts
+            WHERE collection_id = ? AND digest = ? AND state = 'COMMITTED'"""
+        artifact = store.one(sql, collection["id"], input["digest"])
         if artifact is None:
-            run = input.get("runName") and store.one(
-                "SELECT id FROM runs WHERE project_id = ? AND name = ?",
-                project["id"],
-                input["runName"],
-            )
-            extra = {
-                "digest": input["digest"],
-                "description": input.get("description"),
-                "run_id": run and run["id"],
-            }
-            extra |= {
-                "metadata": input.get("metadata") or "{}",
-                "history_step": input.get("historyStep"),
-            }
-            extra |= {"tags": dumps([tag["tagName"] for tag in input.get("tags") or []])}
-            extra |= {"client_id": input.get("clientID"), "pending_aliases": dumps(aliases)}
-            number = store.insert(
-                "artifacts", collection_id=row["id"], state="PENDING", **stamps, **extra
-            )
-            artifact = store.one("SELECT * FROM artifacts WHERE id = ?", number)
+            artifact = _create_version(store, project, collection, aliases, input)
         else:
             _point(store, artifact, ["latest", *aliases])
     return {"artifact": artifact}
 
 
-def _point(store, artifact: dict, aliases: list[str]) -> None:
+def _ensure_collection(store: Store, project: Row, name: str, input: dict[str, Any]) -> Row:
+    """The collection with this name, created if needed. ValueError if it has another type."""
+    collection = store.named("collections", project["id"], name)
+    if collection is None:
+        collection_id = store.insert(
+            "collections",
+            project_id=project["id"],
+            name=name,
+            type=input["artifactTypeName"],
+            client_id=input.get("sequenceClientID"),
+            created_at=now(),
+            updated_at=now(),
+        )
+        return store.row("collections", collection_id)
+    if collection["type"] != input["artifactTypeName"]:
+        raise ValueError(
+            f"{name} holds artifacts of type {collection['type']}, not {input['artifactTypeName']}"
+        )
+    return collection
+
+
+def _create_version(
+    store: Store, project: Row, collection: Row, aliases: list[str], input: dict[str, Any]
+) -> Row:
+    run = store.named("runs", project["id"], input["runName"]) if input.get("runName") else None
+    artifact_id = store.insert(
+        "artifacts",
+        collection_id=collection["id"],
+        state="PENDING",
+        digest=input["digest"],
+        description=input.get("description"),
+        metadata=input.get("metadata") or "{}",
+        tags=dumps([tag["tagName"] for tag in input.get("tags") or []]),
+        history_step=input.get("historyStep"),
+        run_id=run["id"] if run else None,
+        client_id=input.get("clientID"),
+        pending_aliases=dumps(aliases),
+        created_at=now(),
+        updated_at=now(),
+    )
+    return store.row("artifacts", artifact_id)
+
+
+def _point(store: Store, artifact: Row, aliases: Iterable[str]) -> None:
+    """Points aliases to an artifact. `v3` and the like are no aliases: they name versions."""
     sql = "INSERT OR REPLACE INTO aliases (collection_id, artifact_id, alias) VALUES (?, ?, ?)"
     names = [alias for alias in dict.fromkeys(aliases) if not VERSION.fullmatch(alias)]
     store.many(sql, [(artifact["collection_id"], artifact["id"], alias) for alias in names])
 
 
-def create_manifest(_source, info, input: dict) -> dict:
-    """The list of an artifact's files, to be uploaded; asked for twice, it is the same one."""
+def create_manifest(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Creates the manifest of an artifact, whose file the client then uploads.
+
+    A second request for the same artifact and type answers with the same manifest.
+    """
     store = info.context.store
     artifact = row_of(info, "artifacts", input["artifactID"])
-    base = input.get("baseArtifactID") and row_of(info, "artifacts", input["baseArtifactID"])["id"]
+    base_id = _base_id(info, input)
     kind = input.get("type") or "FULL"
     with store.writing():
-        row = store.one(
-            "SELECT * FROM manifests WHERE artifact_id = ? AND type = ?", artifact["id"], kind
-        )
-        number = (
-            row["id"] if row else store.insert("manifests", artifact_id=artifact["id"], type=kind)
-        )
-        store.update("manifests", number, digest=input["digest"], base_id=base)
-    return {"artifactManifest": manifest(info, number)}
+        sql = "SELECT id FROM manifests WHERE artifact_id = ? AND type = ?"
+        manifest_id = store.value(sql, artifact["id"], kind)
+        if manifest_id is None:
+            manifest_id = store.insert("manifests", artifact_id=artifact["id"], type=kind)
+        store.update("manifests", manifest_id, digest=input["digest"], base_id=base_id)
+    return {"artifactManifest": manifest(info, manifest_id)}
 
 
-def update_manifest(_source, info, input: dict) -> dict:
-    """Corrects a manifest's digest before its upload."""
+def update_manifest(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Changes a manifest's digest or base before its upload."""
     row = row_of(info, "manifests", input["artifactManifestID"])
-    columns = {"digest": input.get("digest") or row["digest"]}
-    if input.get("baseArtifactID"):
-        columns["base_id"] = row_of(info, "artifacts", input["baseArtifactID"])["id"]
-    info.context.store.update("manifests", row["id"], **columns)
+    digest = input.get("digest") or row["digest"]
+    base_id = _base_id(info, input) or row["base_id"]
+    info.context.store.update("manifests", row["id"], digest=digest, base_id=base_id)
     return {"artifactManifest": manifest(info, row["id"])}
 
 
-def manifest(info, number: int) -> dict:
+def _base_id(info: Info, input: dict[str, Any]) -> int | None:
+    """The row id of the artifact that a PATCH manifest changes, or None."""
+    if not input.get("baseArtifactID"):
+        return None
+    base_id: int = row_of(info, "artifacts", input["baseArtifactID"])["id"]
+    return base_id
+
+
+def manifest(info: Info, manifest_id: int) -> Row:
     """A manifest with the links to its file."""
-    links, path = info.context.links, f"/storage/manifests/{number}"
-    file = {"id": f"ManifestFile:{number}", "name": "wandb_manifest.json", "upload_headers": []}
-    file |= {"upload_url": links.upload(path), "direct_url": links.download(path)}
-    return {"id": f"Manifest:{number}", "file": file}
+    links, path = info.context.links, f"/storage/manifests/{manifest_id}"
+    file = {
+        "id": f"ManifestFile:{manifest_id}",
+        "name": "wandb_manifest.json",
+        "upload_headers": [],
+        "upload_url": links.upload(path),
+        "direct_url": links.download(path),
+    }
+    return {"id": f"Manifest:{manifest_id}", "file": file}
 
 
-def create_files(_source, info, input: dict) -> dict:
-    """Links to upload the files of an artifact; none for bytes that the store already has."""
-    store, links, rows = info.context.store, info.context.links, []
-    for spec in input["artifactFiles"]:
-        path = object_path(spec.get("digest") or spec["md5"])
-        with store.writing():  # from now on, no deletion of another version takes these bytes away
-            artifact = row_of(info, "artifacts", spec["artifactID"])
-            store.write(
-                "INSERT OR IGNORE INTO announced (artifact_id, path) VALUES (?, ?)",
-                artifact["id"],
-                path,
-            )
-            link = None if store.inside(path).exists() else links.upload(f"/storage/{path}")
-        row = {
-            "id": f"ArtifactFile:{path}",
-            "name": _safe(spec["name"]),
-            "storage_path": path,
-            "upload_url": link,
-        }
-        rows.append(
-            row | {"upload_headers": [], "upload_multipart_urls": None, "artifact": artifact}
-        )
-    return {"files": pages.whole(rows, totalCount=len(rows))}
+def create_files(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Links to upload the files of an artifact; no link for bytes that the store already has."""
+    rows = [_announce(info, spec) for spec in input["artifactFiles"]]
+    return {"files": pages.one_page(rows, totalCount=len(rows))}
 
 
-def commit(_source, info, input: dict) -> dict:
-    """Makes the artifact the next version of its collection. ValueError if its manifest or a file is missing."""
+def _announce(info: Info, spec: dict[str, Any]) -> Row:
+    """Records that an artifact will have a file, so that no deletion frees its bytes."""
+    store = info.context.store
+    path = object_path(spec.get("digest") or spec["md5"])
+    with store.writing():
+        artifact = row_of(info, "artifacts", spec["artifactID"])
+        sql = "INSERT OR IGNORE INTO announced (artifact_id, path) VALUES (?, ?)"
+        store.write(sql, artifact["id"], path)
+        is_stored = store.inside(path).exists()
+    return {
+        "id": f"ArtifactFile:{path}",
+        "name": _check_path(spec["name"]),
+        "storage_path": path,
+        "upload_url": None if is_stored else info.context.links.upload(f"/storage/{path}"),
+        "upload_headers": [],
+        "upload_multipart_urls": None,
+        "artifact": artifact,
+    }
+
+
+def commit(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Makes a pending artifact the next version of its collection.
+
+    Raises ValueError if its manifest or one of its files was not uploaded.
+    """
     store = info.context.store
     artifact = row_of(info, "artifacts", input["artifactID"])
     if artifact["state"] == "COMMITTED":
         return {"artifact": artifact}
-    entries = _entries(store, artifact)
+    entries = entries_of(store, artifact)
     for path, entry in entries.items():
-        _safe(path)
+        _check_path(path)
         if not entry.get("ref") and not store.inside(object_path(entry["digest"])).exists():
             raise ValueError(f"{path} was never uploaded")
     with store.writing():
-        top = store.value(
-            "SELECT MAX(version) FROM artifacts WHERE collection_id = ?", artifact["collection_id"]
+        sql = "SELECT COALESCE(MAX(version), -1) FROM artifacts WHERE collection_id = ?"
+        store.update(
+            "artifacts",
+            artifact["id"],
+            state="COMMITTED",
+            updated_at=now(),
+            version=1 + store.value(sql, artifact["collection_id"]),
+            size=sum(int(entry.get("size") or 0) for entry in entries.values()),
+            file_count=len(entries),
         )
-        size = sum(int(entry.get("size") or 0) for entry in entries.values())
-        columns = {
-            "version": 0 if top is None else top + 1,
-            "size": size,
-            "file_count": len(entries),
-        }
-        store.update("artifacts", artifact["id"], state="COMMITTED", updated_at=now(), **columns)
         store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         _point(store, artifact, ["latest", *json.loads(artifact["pending_aliases"])])
-    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
+    return {"artifact": store.row("artifacts", artifact["id"])}
 
 
-def _entries(store, artifact: dict) -> dict[str, dict]:
-    """The artifact's files by path, from its manifest; a patch is laid over the manifest of its base."""
+def entries_of(store: Store, artifact: Row) -> Entries:
+    """The files of an artifact, from its manifest. A PATCH is merged into its base's manifest.
+
+    Raises ValueError if no manifest was uploaded.
+    """
     rows = store.all("SELECT * FROM manifests WHERE artifact_id = ? ORDER BY id", artifact["id"])
     uploaded = [row for row in rows if store.inside("manifests", str(row["id"])).exists()]
     if not uploaded:
         raise ValueError("the artifact's manifest was never uploaded")
     row = uploaded[-1]
-    contents = (
-        json.loads(store.inside("manifests", str(row["id"])).read_text()).get("contents") or {}
-    )
+    text = store.inside("manifests", str(row["id"])).read_text()
+    contents: Entries = json.loads(text).get("contents") or {}
     if row["type"] == "FULL" or row["base_id"] is None:
         return contents
-    base = store.one("SELECT * FROM artifacts WHERE id = ?", row["base_id"])
-    return _entries(store, base) | contents
+    return entries_of(store, store.row("artifacts", row["base_id"])) | contents
 
 
-def file_rows(info, artifact: dict) -> list[dict]:
-    """The artifact's files as clients see them; references to elsewhere have no bytes here."""
-    rows = []
-    for path, entry in sorted(_entries(info.context.store, artifact).items()):
-        if not entry.get("ref"):
-            rows.append(_file(info, path, entry["digest"], entry.get("size")))
-    return rows
-
-
-def _file(info, path: str, digest: str, size: int | None) -> dict:
-    place = object_path(digest)
-    url = info.context.links.download(f"/storage/{place}")
-    row = {
-        "id": f"ArtifactFile:{place}",
-        "name": path,
-        "display_name": path,
-        "url": url,
-        "direct_url": url,
-    }
-    row |= {
-        "size_bytes": size,
-        "digest": digest,
-        "md5": digest,
-        "storage_path": place,
-        "updated_at": None,
-    }
-    return row | {"mimetype": mimetypes.guess_type(path)[0] or "application/octet-stream"}
-
-
-def membership_files(source, info, names=None, first=None, after=None) -> dict:
-    """A page of an artifact's files."""
-    rows = [row for row in file_rows(info, source["artifact"]) if not names or row["name"] in names]
-    return pages.sliced(rows, first, after, totalCount=len(rows))
-
-
-def files_by_entries(source, info, entries=None, **_layout) -> dict:
-    """Links for entries of a manifest that the client already holds, in their order."""
-    rows = [
-        _file(info, entry.get("path") or entry.get("name"), entry["digest"], None)
-        for entry in entries or []
-    ]
-    return pages.whole(rows, totalCount=len(rows))
-
-
-def update_artifact(_source, info, input: dict) -> dict:
-    """Changes description, metadata, tags or the whole set of aliases."""
+def update_artifact(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Changes description, metadata or tags, or replaces all aliases."""
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
     columns = {key: input[key] for key in ("description", "metadata") if input.get(key) is not None}
-    tags = [
-        tag
-        for tag in json.loads(artifact["tags"])
-        if tag not in {t["tagName"] for t in input.get("tagsToDelete") or []}
-    ]
+    deleted = {tag["tagName"] for tag in input.get("tagsToDelete") or []}
+    tags = [tag for tag in json.loads(artifact["tags"]) if tag not in deleted]
     tags += [tag["tagName"] for tag in input.get("tagsToAdd") or [] if tag["tagName"] not in tags]
     with store.writing():
         store.update("artifacts", artifact["id"], **columns, tags=dumps(tags), updated_at=now())
         if input.get("aliases") is not None:
             store.write("DELETE FROM aliases WHERE artifact_id = ?", artifact["id"])
             _point(store, artifact, [item["alias"] for item in input["aliases"]])
-    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
+    return {"artifact": store.row("artifacts", artifact["id"])}
 
 
-def change_aliases(add: bool, _source, info, input: dict) -> dict:
-    """Points aliases to an artifact, or takes them away from it."""
-    store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
-    own = store.value("SELECT name FROM collections WHERE id = ?", artifact["collection_id"])
+def _aliases_to_change(info: Info, artifact: Row, input: dict[str, Any]) -> list[str]:
+    """The aliases in an input. ValueError for one in another collection than the artifact's."""
+    own = collection_of(artifact, info)["name"]
     for item in input["aliases"]:
         if item["artifactCollectionName"] != own:
             raise ValueError(
-                f"the artifact is in {own}, not in {item['artifactCollectionName']}: links are not served"
+                f"the artifact is in {own}, not in {item['artifactCollectionName']}: "
+                "a version has aliases only in its own collection"
             )
-    names = [item["alias"] for item in input["aliases"]]
-    if add:
-        _point(store, artifact, names)
-    else:
-        for name in names:
-            store.write(
-                "DELETE FROM aliases WHERE artifact_id = ? AND alias = ?", artifact["id"], name
-            )
+    return [item["alias"] for item in input["aliases"]]
+
+
+def add_aliases(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Points aliases to an artifact."""
+    artifact = row_of(info, "artifacts", input["artifactID"])
+    _point(info.context.store, artifact, _aliases_to_change(info, artifact, input))
     return {"success": True}
 
 
-def delete_artifact(_source, info, input: dict) -> dict:
-    """Marks a version as deleted and frees its bytes. ValueError while aliases point to it, unless they go as well."""
+def delete_aliases(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Removes aliases of an artifact."""
+    artifact = row_of(info, "artifacts", input["artifactID"])
+    names = _aliases_to_change(info, artifact, input)
+    sql = "DELETE FROM aliases WHERE artifact_id = ? AND alias = ?"
+    info.context.store.many(sql, [(artifact["id"], name) for name in names])
+    return {"success": True}
+
+
+def delete_artifact(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Marks a version as deleted and frees its bytes.
+
+    Raises ValueError if the version has aliases, unless `deleteAliases` is set.
+    """
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
-    held = store.value("SELECT COUNT(*) FROM aliases WHERE artifact_id = ?", artifact["id"])
-    if held and not input.get("deleteAliases"):
+    has_alias = store.value("SELECT 1 FROM aliases WHERE artifact_id = ?", artifact["id"])
+    if has_alias and not input.get("deleteAliases"):
         raise ValueError("the artifact has aliases; delete them with it, or point them elsewhere")
     discard(store, artifact)
-    return {"artifact": row_of(info, "artifacts", input["artifactID"])}
+    return {"artifact": store.row("artifacts", artifact["id"])}
 
 
-def discard(store, artifact: dict) -> None:
-    """Marks a version as deleted, takes its aliases away and frees its bytes."""
+def discard(store: Store, artifact: Row) -> None:
+    """Marks a version as deleted, removes its aliases and frees its bytes."""
     with store.writing():
         store.write("DELETE FROM aliases WHERE artifact_id = ?", artifact["id"])
         store.write("DELETE FROM announced WHERE artifact_id = ?", artifact["id"])
         store.update("artifacts", artifact["id"], state="DELETED", updated_at=now())
-    with (
-        store.writing()
-    ):  # after the commit: if the server is killed here, bytes are left over, but none are missing
+    # In a second transaction: a kill in between leaves bytes that nothing needs, but never an
+    # artifact without its bytes.
+    with store.writing():
         _free(store, artifact)
 
 
-def _free(store, artifact: dict) -> None:
-    """Deletes the bytes of a deleted artifact that no other one needs."""
-    own = _stored(store, artifact)
-    sql = """SELECT * FROM artifacts WHERE state = 'COMMITTED'
-        OR id IN (SELECT m.base_id FROM manifests m JOIN artifacts a ON a.id = m.artifact_id WHERE a.state = 'PENDING')"""
+def _free(store: Store, artifact: Row) -> None:
+    """Deletes the bytes and manifests of a deleted artifact that no other artifact needs."""
+    unneeded = _stored_paths(store, artifact)
+    sql = """SELECT * FROM artifacts WHERE state = 'COMMITTED' OR id IN (
+        SELECT m.base_id FROM manifests m JOIN artifacts a ON a.id = m.artifact_id
+        WHERE a.state = 'PENDING')"""
     for other in store.all(sql):
-        if not own:
+        if not unneeded:
             break
-        own -= _stored(store, other)
-    own -= {row["path"] for row in store.all("SELECT path FROM announced")}
-    for path in own:
+        unneeded -= _stored_paths(store, other)
+    unneeded -= {row["path"] for row in store.all("SELECT path FROM announced")}
+    for path in unneeded:
         store.inside(path).unlink(missing_ok=True)
     if store.value("SELECT 1 FROM manifests WHERE base_id = ?", artifact["id"]) is None:
         for row in store.all("SELECT id FROM manifests WHERE artifact_id = ?", artifact["id"]):
             store.inside("manifests", str(row["id"])).unlink(missing_ok=True)
 
 
-def _stored(store, artifact: dict) -> set[str]:
-    """Where the bytes of an artifact lie; nothing for one whose manifest was never uploaded."""
+def _stored_paths(store: Store, artifact: Row) -> set[str]:
+    """The paths of an artifact's bytes in the store; empty if its manifest was not uploaded."""
     try:
-        entries = _entries(store, artifact)
+        entries = entries_of(store, artifact)
     except ValueError:
         return set()
     return {object_path(entry["digest"]) for entry in entries.values() if not entry.get("ref")}
 
 
-def use(_source, info, input: dict) -> dict:
-    """Notes that a run has used an artifact."""
+def use(_source: object, info: Info, input: dict[str, Any]) -> Row:
+    """Records that a run has used an artifact."""
     store, artifact = info.context.store, row_of(info, "artifacts", input["artifactID"])
     project = store.project(input["entityName"], input["projectName"])
-    sql = "SELECT id FROM runs WHERE project_id = ? AND name = ?"
-    run = store.one(sql, project and project["id"], input["runName"])
-    if run is None:
+    run = project and store.named("runs", project["id"], input["runName"])
+    if not run:
         raise ValueError(f"run {input['runName']} does not exist")
-    store.write(
-        "INSERT OR IGNORE INTO uses (run_id, artifact_id) VALUES (?, ?)", run["id"], artifact["id"]
-    )
+    sql = "INSERT OR IGNORE INTO uses (run_id, artifact_id) VALUES (?, ?)"
+    store.write(sql, run["id"], artifact["id"])
     return {"artifact": artifact}
 
 
-def aliases_of(source, info) -> list[dict]:
-    """The names that point to an artifact, its version number among them."""
-    store = info.context.store
-    owner = store.one("SELECT * FROM collections WHERE id = ?", source["collection_id"])
-    rows = store.all("SELECT * FROM aliases WHERE artifact_id = ? ORDER BY id", source["id"])
-    found = [
-        {"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": owner}
-        for row in rows
-    ]
-    if source["version"] is not None:
-        name = f"v{source['version']}"
-        found.append({"id": f"Version:{source['id']}", "alias": name, "artifact_collection": owner})
-    return found
-
-
-def versions(source, info, filters=None, order=None, first=None, after=None) -> dict:
-    """A page of a collection's committed versions, newest first."""
-    sql = "SELECT * FROM artifacts WHERE collection_id = ? AND state = 'COMMITTED' ORDER BY version DESC"
-    rows = info.context.store.all(sql, source["id"])
-    connection = pages.sliced(rows, first, after, totalCount=len(rows))
-    for edge in connection["edges"]:
-        edge["version"] = f"v{edge['node']['version']}"
-    return connection
-
-
-def latest(source, info) -> dict | None:
-    """A collection's newest committed version."""
-    sql = "SELECT * FROM artifacts WHERE collection_id = ? AND state = 'COMMITTED' ORDER BY version DESC LIMIT 1"
-    return info.context.store.one(sql, source["id"])
-
-
-def of_run(table: str, source, info, first=None, after=None) -> dict:
-    """A page of the artifacts that a run has made or used."""
-    if table == "uses":
-        sql = "SELECT a.* FROM uses u JOIN artifacts a ON a.id = u.artifact_id WHERE u.run_id = ? AND a.state = 'COMMITTED'"
-    else:
-        sql = "SELECT a.* FROM artifacts a WHERE a.run_id = ? AND a.state = 'COMMITTED'"
-    rows = info.context.store.all(sql + " ORDER BY a.id", source["id"])
-    return pages.sliced(rows, first, after, totalCount=len(rows))
-
-
-def used_by(source, info) -> dict:
-    """The runs that have used an artifact."""
-    return pages.whole(
-        info.context.store.all(
-            f"{RUNS} JOIN uses u ON u.run_id = r.id WHERE u.artifact_id = ?", source["id"]
-        )
-    )
-
-
-def created_by(source, info) -> dict:
-    """The run that has made an artifact, or the user."""
-    run = info.context.store.one(f"{RUNS} WHERE r.id = ?", source["run_id"])
-    return run | {"__typename": "Run"} if run else USER | {"__typename": "User"}
-
-
-def artifact_types(source, info, first=None, after=None, includeAll=None) -> dict:  # noqa: N803  GraphQL's own name
-    """The types of artifacts that a project has."""
-    sql = "SELECT type, MIN(created_at) AS created_at FROM collections WHERE project_id = ? GROUP BY type"
-    rows = [
-        _type(source["id"], row["type"], row["created_at"])
-        for row in info.context.store.all(sql, source["id"])
-    ]
-    return pages.sliced(rows, first, after)
-
-
-def _type(project_id: int, name: str, created_at: str) -> dict:
-    """A type of artifacts; it remembers its project, in which its collections are looked up."""
-    row = {
-        "id": f"ArtifactType:{project_id}:{name}",
-        "name": name,
-        "description": None,
-        "created_at": created_at,
-    }
-    return row | {"type": name, "project_id": project_id}
-
-
-def artifact_type(source, info, name: str) -> dict | None:
-    """A type that the project has, or null."""
-    sql = "SELECT MIN(created_at) FROM collections WHERE project_id = ? AND type = ?"
-    created_at = info.context.store.value(sql, source["id"], name)
-    return created_at and _type(source["id"], name, created_at)
-
-
-def collections(source, info, filters=None, order=None, first=None, after=None) -> dict:
-    """A page of collections of a project, or of one type in it."""
-    typed = source.get("type")
-    sql = "SELECT * FROM collections WHERE project_id = ? AND (? IS NULL OR type = ?) ORDER BY id DESC"
-    rows = info.context.store.all(
-        sql, source["project_id"] if typed else source["id"], typed, typed
-    )
-    wanted = json.loads(filters or "{}")
-    if set(wanted) - {"name"}:
-        raise ValueError(f"collections can be filtered by name, not by {sorted(wanted)}")
-    rows = [row for row in rows if wanted.get("name", row["name"]) == row["name"]]
-    return pages.sliced(rows, first, after, totalCount=len(rows))
-
-
-def collection_aliases(source, info, first=None, after=None) -> dict:
-    """A page of the aliases in a collection."""
-    rows = info.context.store.all(
-        "SELECT * FROM aliases WHERE collection_id = ? ORDER BY id", source["id"]
-    )
-    found = [
-        {"id": f"Alias:{row['id']}", "alias": row["alias"], "artifact_collection": source}
-        for row in rows
-    ]
-    return pages.sliced(found, first, after)
-
-
-def client_id(_source, info, clientID: str) -> dict:  # noqa: N803  GraphQL's own name
-    """The artifact to which a client gave this id of its own making."""
-    number = info.context.store.value("SELECT id FROM artifacts WHERE client_id = ?", clientID)
-    if number is None:
-        raise NotFoundError("no artifact has this client id")
-    return {"serverID": f"Artifact:{number}"}
-
-
-SEQUENCE = {
-    "id": partial(identified, "Collection"),
-    "state": lambda *_: "READY",
-    "project": project_of,
-    "defaultArtifactType": lambda source, _info: _type(
-        source["project_id"], source["type"], source["created_at"]
-    ),
-    "tags": lambda *_: pages.whole([]),
-    "aliases": collection_aliases,
-    "artifacts": versions,
-    "artifactMembership": membership,
-    "latestArtifact": latest,
-    "digestAlgorithm": lambda *_: "MANIFEST_MD5",
-}
-
-RESOLVERS = {
-    "Query": {
-        "artifact": lambda _source, info, id: row_of(info, "artifacts", id),
-        "artifactCollection": lambda _source, info, id: row_of(info, "collections", id),
-        "clientIDMapping": client_id,
-    },
-    "Project": {
-        "artifact": lambda source, info, name: find(info.context.store, source["id"], name),
-        "artifactType": artifact_type,
-        "artifactTypes": artifact_types,
-        "artifactCollection": collection,
-        "artifactCollections": collections,
-        "artifactCollectionMembership": lambda source, info, name: _membership(
-            info.context.store, find(info.context.store, source["id"], name)
-        ),
-    },
-    "ArtifactCollection": {"__type": lambda *_: "ArtifactSequence"},
-    "ArtifactCreator": {"__type": lambda value, *_: value["__typename"]},
-    "ArtifactSequence": SEQUENCE,
-    "ArtifactType": {"artifactCollection": collection, "artifactCollections": collections},
-    "ArtifactCollectionMembership": {
-        "versionIndex": lambda source, _info: source["artifact"]["version"],
-        "aliases": lambda source, info: aliases_of(source["artifact"], info),
-        "artifactCollection": lambda source, info: row_of(
-            info, "collections", f"Collection:{source['artifact']['collection_id']}"
-        ),
-        "files": membership_files,
-    },
-    "Artifact": {
-        "id": partial(identified, "Artifact"),
-        "digestAlgorithm": lambda *_: "MANIFEST_MD5",
-        "versionIndex": lambda source, _info: source["version"],
-        "ttlDurationSeconds": lambda *_: -1,  # kept for ever
-        "ttlIsInherited": lambda *_: True,
-        "tags": lambda source, _info: [
-            {"id": f"Tag:{tag}", "name": tag} for tag in json.loads(source["tags"])
-        ],
-        "commitHash": lambda *_: None,
-        "aliases": aliases_of,
-        "artifactType": lambda source, info: SEQUENCE["defaultArtifactType"](
-            row_of(info, "collections", f"Collection:{source['collection_id']}"), info
-        ),
-        "artifactSequence": lambda source, info: row_of(
-            info, "collections", f"Collection:{source['collection_id']}"
-        ),
-        "artifactMemberships": lambda source, info: pages.whole(
-            [_membership(info.context.store, source)]
-        ),
-        "currentManifest": lambda source, info: manifest(
-            info,
-            info.context.store.value(
-                "SELECT MAX(id) FROM manifests WHERE artifact_id = ?", source["id"]
-            ),
-        ),
-        "filesByManifestEntries": files_by_entries,
-        "createdBy": created_by,
-        "usedBy": used_by,
-    },
-    "Run": {
-        "inputArtifacts": partial(of_run, "uses"),
-        "outputArtifacts": partial(of_run, "artifacts"),
-    },
+RESOLVERS: Resolvers = {
     "Mutation": {
         "createArtifact": create_artifact,
         "createArtifactManifest": create_manifest,
@@ -583,7 +355,7 @@ RESOLVERS = {
         "updateArtifact": update_artifact,
         "deleteArtifact": delete_artifact,
         "useArtifact": use,
-        "addAliases": partial(change_aliases, True),
-        "deleteAliases": partial(change_aliases, False),
+        "addAliases": add_aliases,
+        "deleteAliases": delete_aliases,
     },
 }

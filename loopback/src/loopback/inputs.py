@@ -1,77 +1,73 @@
-"""Fields of inputs that the schema accepts because clients send them, and that nothing here reads.
+"""Input fields that the schema accepts because clients send them, but that no resolver reads.
 
-A test walks the schema: each field is read by a resolver, or it is in one of these two tables.
+Each input field is read by a resolver, or is in IGNORED, or is in REFUSED. A test compares the
+schema with these tables.
 """
 
-from graphql import GraphQLInputObjectType, get_named_type
+from graphql import GraphQLInputObjectType, GraphQLInputType, get_named_type
 
-ID_SAYS_IT = "the id in the same input names the owner"
-ONE_REGION = "there is one place where bytes are kept"
+OWNER_IN_ID = "the id in the same input names the owner"
+ONE_REGION = "all bytes are in one place"
+NO_REQUEST_NAME = "a name for the request; no answer repeats it"
+ONE_PIECE = "every file is uploaded in one piece"
 
-IGNORED = {  # accepted and not read, because nothing is lost by it
+IGNORED = {  # accepted and not read -> why nothing is lost
     "AgentHeartbeatInput.metrics": "the load of an agent's machine; nothing shows it",
-    "AlertInput.waitDuration": "limits how often mail is sent; every alert is kept, and none is mailed",
-    "ArtifactCollectionAliasInput.entityName": ID_SAYS_IT,
-    "ArtifactCollectionAliasInput.projectName": ID_SAYS_IT,
-    "ArtifactAliasInput.artifactCollectionName": ID_SAYS_IT,
-    "CreateArtifactFileSpecInput.artifactManifestID": ID_SAYS_IT,
+    "AlertInput.waitDuration": "limits how often mail is sent; this server sends none",
+    "ArtifactCollectionAliasInput.entityName": OWNER_IN_ID,
+    "ArtifactCollectionAliasInput.projectName": OWNER_IN_ID,
+    "ArtifactAliasInput.artifactCollectionName": OWNER_IN_ID,
+    "CreateArtifactFileSpecInput.artifactManifestID": OWNER_IN_ID,
     "CreateArtifactFileSpecInput.mimetype": "guessed from the name of the file at download",
-    "CreateArtifactFileSpecInput.uploadPartsInput": "every file is uploaded in one piece",
-    "CreateArtifactFilesInput.clientMutationId": "a name for the request, which nobody asks back",
+    "CreateArtifactFileSpecInput.uploadPartsInput": ONE_PIECE,
+    "CreateArtifactFilesInput.clientMutationId": NO_REQUEST_NAME,
     "CreateArtifactFilesInput.cloudRegionID": ONE_REGION,
-    "CreateArtifactFilesInput.storageLayout": "the layouts differ in addresses only, and links hold these",
+    "CreateArtifactFilesInput.storageLayout": "layouts differ only in addresses; links have these",
     "CreateArtifactFilesInput.storageRegion": ONE_REGION,
-    "CreateArtifactInput.clientMutationId": "a name for the request, which nobody asks back",
+    "CreateArtifactInput.clientMutationId": NO_REQUEST_NAME,
     "CreateArtifactInput.enableDigestDeduplication": "equal contents are always one version",
     "CreateArtifactInput.storageRegion": ONE_REGION,
     "CreateArtifactInput.ttlIsInherited": "nothing sets a time to live that could be inherited",
-    "CreateArtifactManifestInput.entityName": ID_SAYS_IT,
-    "CreateArtifactManifestInput.name": "the file of a manifest has one name",
-    "CreateArtifactManifestInput.projectName": ID_SAYS_IT,
-    "CreateArtifactManifestInput.runName": ID_SAYS_IT,
-    "AddAliasesInput.clientMutationId": "a name for the request, which nobody asks back",
-    "DeleteAliasesInput.clientMutationId": "a name for the request, which nobody asks back",
-    "DeleteArtifactInput.clientMutationId": "a name for the request, which nobody asks back",
-    "UpdateArtifactInput.clientMutationId": "a name for the request, which nobody asks back",
-    "UseArtifactInput.clientMutationId": "a name for the request, which nobody asks back",
-    "DeleteFilesInput.projectId": ID_SAYS_IT,
+    "CreateArtifactManifestInput.entityName": OWNER_IN_ID,
+    "CreateArtifactManifestInput.name": "the file of a manifest always has the same name",
+    "CreateArtifactManifestInput.projectName": OWNER_IN_ID,
+    "CreateArtifactManifestInput.runName": OWNER_IN_ID,
+    "AddAliasesInput.clientMutationId": NO_REQUEST_NAME,
+    "DeleteAliasesInput.clientMutationId": NO_REQUEST_NAME,
+    "DeleteArtifactInput.clientMutationId": NO_REQUEST_NAME,
+    "UpdateArtifactInput.clientMutationId": NO_REQUEST_NAME,
+    "UseArtifactInput.clientMutationId": NO_REQUEST_NAME,
+    "DeleteFilesInput.projectId": OWNER_IN_ID,
     "DeleteViewInput.deleteDrafts": "there are no drafts",
-    "UploadPartsInput.hexMD5": "every file is uploaded in one piece",
-    "UploadPartsInput.partNumber": "every file is uploaded in one piece",
-    "UpsertBucketInput.debug": "a client's own note",
-    "UpsertBucketInput.jobRepo": "it is in the run's file wandb-metadata.json",
-    "UpsertModelInput.access": "who has the key sees every project",
-    "UpsertViewInput.createdUsing": "a report is the same, whoever wrote it",
-    "UseArtifactInput.artifactEntityName": ID_SAYS_IT,
-    "UseArtifactInput.artifactProjectName": ID_SAYS_IT,
+    "UploadPartsInput.hexMD5": ONE_PIECE,
+    "UploadPartsInput.partNumber": ONE_PIECE,
+    "UpsertBucketInput.debug": "a note of the client for itself",
+    "UpsertBucketInput.jobRepo": "the run's file wandb-metadata.json has it",
+    "UpsertModelInput.access": "everybody with the key sees every project",
+    "UpsertViewInput.createdUsing": "a report is the same, whatever program wrote it",
+    "UseArtifactInput.artifactEntityName": OWNER_IN_ID,
+    "UseArtifactInput.artifactProjectName": OWNER_IN_ID,
     "UseArtifactInput.usedAs": "a label that no client shows",
 }
 
-REFUSED = {  # field: the values that change nothing, and why any other one is refused
-    "CreateArtifactInput.digestAlgorithm": (("MANIFEST_MD5",), "manifests are summed by MD5"),
-    "CreateArtifactFilesInput.digestAlgorithm": (("MANIFEST_MD5",), "files are summed by MD5"),
+MD5_ONLY = (("MANIFEST_MD5",), "checksums are MD5")
+KEPT_UNTIL_DELETED = ((-1, -2), "versions are kept until somebody deletes them")
+NO_LAUNCH = (("{}", "null"), "launch queues are not served: start `wandb agent`")
+
+REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    # field -> (values that are accepted, since they change nothing; why all others are refused)
+    "CreateArtifactInput.digestAlgorithm": MD5_ONLY,
+    "CreateArtifactFilesInput.digestAlgorithm": MD5_ONLY,
     "CreateArtifactInput.distributedID": (
         (),
         "distributed artifacts are not served: log one artifact per process",
     ),
     "CreateArtifactInput.labels": (("{}",), "labels are not kept: use metadata"),
-    "CreateArtifactInput.ttlDurationSeconds": (
-        (-1, -2),
-        "versions are kept until somebody deletes them",
-    ),
-    "UpdateArtifactInput.ttlDurationSeconds": (
-        (-1, -2),
-        "versions are kept until somebody deletes them",
-    ),
-    "TagInput.attributes": ((), "a tag is a name"),
-    "UpsertSweepInput.launchScheduler": (
-        ("{}", "null"),
-        "launch queues are not served: start `wandb agent`",
-    ),
-    "UpsertSweepInput.templateVariableValues": (
-        ("{}", "null"),
-        "launch queues are not served: start `wandb agent`",
-    ),
+    "CreateArtifactInput.ttlDurationSeconds": KEPT_UNTIL_DELETED,
+    "UpdateArtifactInput.ttlDurationSeconds": KEPT_UNTIL_DELETED,
+    "TagInput.attributes": ((), "a tag is only a name"),
+    "UpsertSweepInput.launchScheduler": NO_LAUNCH,
+    "UpsertSweepInput.templateVariableValues": NO_LAUNCH,
 }
 
 
@@ -79,16 +75,16 @@ class NotServedError(ValueError):
     """A client has used an input that loopback does not serve."""
 
 
-def check(kind, value) -> None:
-    """NotServedError for a value that a client has given to one of the REFUSED fields."""
-    kind = get_named_type(kind)
+def check(kind: GraphQLInputType, value: object) -> None:
+    """Raises NotServedError if `value`, an input of type `kind`, sets a REFUSED field."""
+    named = get_named_type(kind)
     if isinstance(value, list):
         for item in value:
             check(kind, item)
-    elif isinstance(kind, GraphQLInputObjectType) and isinstance(value, dict):
+    elif isinstance(named, GraphQLInputObjectType) and isinstance(value, dict):
         for name, item in value.items():
-            field = f"{kind.name}.{name}"
-            harmless, reason = REFUSED.get(field, ((item,), ""))
-            if item is not None and item not in harmless:
+            field = f"{named.name}.{name}"
+            accepted, reason = REFUSED.get(field, ((item,), ""))
+            if item is not None and item not in accepted:
                 raise NotServedError(f"loopback does not serve {field}: {reason}")
-            check(kind.fields[name].type, item)
+            check(named.fields[name].type, item)

@@ -1,7 +1,7 @@
-"""Links to bytes: what a client uploads to and downloads from without showing its key again.
+"""Signed links, by which a client uploads or downloads one file without sending its key.
 
-A link carries a signature made with the server's key, like the presigned links of an object store, so it
-opens one path for one method and nothing else.
+Like the presigned links of an object store, a link has a signature made with the server's key. It
+is valid for one path and one method.
 """
 
 import hashlib
@@ -11,21 +11,21 @@ from urllib.parse import quote
 
 
 def signature(key: str, method: str, path: str) -> str:
-    """Proof that the server made the link `path` for `method`."""
+    """The signature of a link to `path` for `method`: 64 hexadecimal digits (HMAC-SHA256)."""
     return hmac.new(key.encode(), f"{method} {path}".encode(), hashlib.sha256).hexdigest()
 
 
 def proof(key: str, nonce: str) -> str:
-    """Proof that a server knows the key, for a client that has just made up `nonce`.
+    """Proves that a server knows the key, to a client that has chosen a random `nonce`.
 
-    No method starts with a line break, so this is never the signature of a link.
+    No method contains a line break, so a proof is never the signature of a link.
     """
     return signature(key, "\n", nonce)
 
 
 @dataclass(frozen=True)
 class Links:
-    """Makes links that start with `base`, the address under which the client reached us."""
+    """Makes links that start with `base`, the address by which the client reached this server."""
 
     base: str
     key: str

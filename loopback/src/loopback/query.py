@@ -1,20 +1,23 @@
-"""Filters and orders of runs: W&B's Mongo-style language, translated to SQL.
+"""Translates filters and orders of runs, W&B's Mongo-style language, to SQL.
 
-`{"$and": [{"state": "finished"}, {"summary_metrics.loss": {"$lt": 0.5}}]}` and `-summary_metrics.loss`.
-SQLite reads the JSON itself, so a page of many runs costs one scan and no Python.
+A filter is `{"$and": [{"state": "finished"}, {"summary_metrics.loss": {"$lt": 0.5}}]}`. An order is
+`-summary_metrics.loss`. SQLite reads the JSON columns itself, so Python sees matching rows only.
 """
 
-# ruff: noqa: S608  (table and column names are our own words; every value goes through a ?)
-
 import json
+from collections.abc import Iterable
+from typing import Any
 
 from loopback.store import compiled
 
-# seconds that a run has run: as its client counts them, else from its creation to its last sign of life
-SECONDS = """COALESCE(json_extract(r.summary, '$."_runtime"'), json_extract(r.summary, '$."_wandb"."runtime"'),
+Condition = tuple[str, list[Any]]  # SQL with a ? per value, and the values
+
+# A run's duration in seconds: as its client counts it, else from creation to last heartbeat.
+SECONDS = """COALESCE(
+    json_extract(r.summary, '$."_runtime"'), json_extract(r.summary, '$."_wandb"."runtime"'),
     (julianday(r.heartbeat_at) - julianday(r.created_at)) * 86400)"""
 
-COLUMNS = {
+COLUMNS = {  # key of a filter -> SQL
     "name": "r.name",
     "display_name": "r.display_name",
     "displayName": "r.display_name",
@@ -38,46 +41,50 @@ COLUMNS = {
     "duration": SECONDS,
     "runtime": SECONDS,
 }
-DOCUMENTS = {
+DOCUMENTS = {  # first part of a key -> column with JSON, in which the rest is looked up
     "config": "r.config",
     "summary_metrics": "r.summary",
     "summaryMetrics": "r.summary",
     "summary": "r.summary",
     "keys_info.keys": "r.history_keys",
 }
-COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-GROUPS = {"$and": " AND ", "$or": " OR "}
+COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<=", "$eq": "IS", "$ne": "IS NOT"}
+GROUPS = {  # operator -> SQL around all its parts, SQL between them
+    "$and": ("({})", " AND "),
+    "$or": ("({})", " OR "),
+    "$nor": ("NOT ({})", " OR "),
+}
+TAG_OPERATORS = ("$eq", "$ne", "$in", "$nin", "$all")
+MAX_INTEGER = 2**63  # SQLite stores integers in 64 bits
 
 
-def _steps(path: str) -> str:
-    return "$" + "".join(f'."{step}"' for step in path.split("."))
+def _nested(path: str) -> str:
+    return "".join(f'."{step}"' for step in path.split("."))
 
 
 def _paths(document: str, key: str) -> list[str]:
-    """The JSON paths that `key` may mean: dotted names and nested ones look alike."""
+    """The JSON paths that `key` can mean: `a.b` is a name with a dot, or `b` inside `a`."""
     if set('"\\\0') & set(key):
-        raise ValueError(f"{key!r} is no name of a value")
+        raise ValueError(f"{key!r} is not a valid name of a value")
     if document == "keys_info.keys":
         return [f'$."keys"."{key}"']
     if document != "config":
-        return [f'$."{key}"'] + ([_steps(key)] if "." in key else [])
+        return [f'$."{key}"'] + (["$" + _nested(key)] if "." in key else [])
     key = key.removesuffix(".value")
     head, _, rest = key.partition(".")
-    nested = [f'$."{head}"."value"' + _steps(rest).removeprefix("$")] if rest else []
+    nested = [f'$."{head}"."value"{_nested(rest)}'] if rest else []
     return [f'$."{key}"."value"', *nested]
 
 
 def column(key: str) -> str:
-    """The SQL expression for a filter's key. ValueError for a key that means nothing."""
+    """The SQL expression for a key of a filter. Raises ValueError for an unknown key."""
     if key in COLUMNS:
         return COLUMNS[key]
     for document, text in DOCUMENTS.items():
         if key.startswith(document + "."):
-            found = [
-                f"json_extract({text}, {_quote(path)})"
-                for path in _paths(document, key[len(document) + 1 :])
-            ]
-            return found[0] if len(found) == 1 else f"COALESCE({', '.join(found)})"
+            paths = _paths(document, key[len(document) + 1 :])
+            cells = [f"json_extract({text}, {_quote(path)})" for path in paths]
+            return cells[0] if len(cells) == 1 else f"COALESCE({', '.join(cells)})"
     raise ValueError(f"runs have nothing named {key!r} to filter or order by")
 
 
@@ -85,95 +92,92 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _plain(value) -> None:
-    """ValueError for what SQLite cannot compare: lists, objects and whole numbers of more than 64 bits."""
-    if isinstance(value, (list, dict)) or (isinstance(value, int) and abs(value) >= 2**63):
-        raise ValueError(f"{str(value)[:50]} is no value to compare with")
+def _check_comparable(values: Iterable[object]) -> None:
+    """Raises ValueError for lists, objects and integers above 64 bits, as SQLite has none."""
+    for value in values:
+        too_large = isinstance(value, int) and abs(value) >= MAX_INTEGER
+        if too_large or isinstance(value, (list, dict)):
+            raise ValueError(f"{str(value)[:50]} cannot be compared with")
 
 
-def _list(value, what: str) -> list:
+def _list(value: object, what: str) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{what} must have a list, not {str(value)[:50]}")
     return value
 
 
-def _condition(key: str, operator: str, value) -> tuple[str, list]:
+def _condition(key: str, operator: str, value: Any) -> Condition:
+    """One comparison, such as `{"state": {"$ne": "finished"}}`."""
     sql = column(key)
-    for item in _list(value, operator) if operator in ("$in", "$nin") else [value]:
-        _plain(item)
+    is_list = operator in ("$in", "$nin")
+    _check_comparable(_list(value, operator) if is_list else [value])
     if operator in COMPARISONS:
         return f"{sql} {COMPARISONS[operator]} ?", [value]
-    if operator == "$eq":
-        return f"{sql} IS ?", [value]
-    if operator == "$ne":
-        return f"{sql} IS NOT ?", [value]
-    if operator in ("$in", "$nin"):
-        marks = ", ".join("?" * len(value))
-        inside = f"{sql} IN ({marks})"
-        return (inside if operator == "$in" else f"({sql} IS NULL OR NOT {inside})"), list(value)
+    if is_list:
+        inside = f"{sql} IN ({', '.join('?' * len(value))})"
+        return inside if operator == "$in" else f"({sql} IS NULL OR NOT {inside})", value
     if operator == "$exists":
         return f"{sql} IS {'NOT ' if value else ''}NULL", []
     if operator == "$regex":
         compiled(value)  # refuses a bad pattern before the query runs
         return f"{sql} REGEXP ?", [value]
-    raise ValueError(f"{operator!r} is no comparison that loopback knows")
+    raise ValueError(f"{operator!r} is not a comparison that loopback supports")
 
 
-def _tags(condition) -> tuple[str, list]:
-    """Tags are a list: equal means contains, as in Mongo."""
+def _tags(condition: Any) -> Condition:
+    """Comparisons of tags, which are a list: `equal` means `contains`, as in Mongo."""
     tests = condition if isinstance(condition, dict) else {"$eq": condition}
-    parts, values = [], []
-    for operator, value in tests.items():
-        wanted = value if isinstance(value, list) else [value]
-        if operator not in ("$eq", "$ne", "$in", "$nin", "$all"):
-            raise ValueError(f"{operator!r} is no comparison of tags")
-        for item in wanted:
-            _plain(item)
-        if value is None:
-            parts.append(f"json_array_length(r.tags) {'=' if operator == '$eq' else '>'} 0")
-            continue
-        groups = [[tag] for tag in wanted] if operator == "$all" else [wanted]
-        no = "NOT " if operator in ("$ne", "$nin") else ""
-        for group in groups:
-            marks = ", ".join("?" * len(group))
-            parts.append(f"{no}EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value IN ({marks}))")
-        values += wanted
-    return " AND ".join(parts) or "1", values
+    return _joined([_tag_condition(operator, value) for operator, value in tests.items()])
 
 
-def where(filters: dict | str | None) -> tuple[str, list]:
-    """(SQL condition, its values) for a filter. ValueError names what is not understood."""
+def _tag_condition(operator: str, value: Any) -> Condition:
+    wanted = value if isinstance(value, list) else [value]
+    if operator not in TAG_OPERATORS:
+        raise ValueError(
+            f"{operator!r} is not a comparison of tags; use {', '.join(TAG_OPERATORS)}"
+        )
+    _check_comparable(wanted)
+    if value is None:
+        return f"json_array_length(r.tags) {'=' if operator == '$eq' else '>'} 0", []
+    groups = [[tag] for tag in wanted] if operator == "$all" else [wanted]
+    negation = "NOT " if operator in ("$ne", "$nin") else ""
+    source = "SELECT 1 FROM json_each(r.tags) WHERE value IN"
+    parts = [f"{negation}EXISTS ({source} ({', '.join('?' * len(tags))}))" for tags in groups]
+    return " AND ".join(parts) or "1", wanted
+
+
+def where(filters: dict[str, Any] | str | None) -> Condition:
+    """The SQL condition of a filter. Raises ValueError for what is not a filter or not known."""
     filters = json.loads(filters) if isinstance(filters, str) else filters
     if not isinstance(filters, dict | None):
         raise ValueError(f"a filter must be an object, not {str(filters)[:50]}")
-    parts, values = [], []
-    for key, condition in (filters or {}).items():
-        if key in GROUPS or key == "$nor":
-            groups = [where(item) for item in _list(condition, key)]
-            joined = GROUPS.get(key, " OR ").join(f"({sql})" for sql, _ in groups) or "1"
-            sql, found = (
-                (f"NOT ({joined})" if key == "$nor" else f"({joined})"),
-                [v for _, vs in groups for v in vs],
-            )
-        elif key == "$not":
-            sql, found = where(condition)
-            sql = f"NOT ({sql})"
-        elif key == "tags":
-            sql, found = _tags(condition)
-        elif isinstance(condition, dict):
-            tests = [_test(key, operator, value) for operator, value in condition.items()]
-            sql, found = (
-                " AND ".join(test for test, _ in tests) or "1",
-                [v for _, vs in tests for v in vs],
-            )
-        else:
-            sql, found = _condition(key, "$eq", condition)
-        parts.append(sql)
-        values += found
-    return " AND ".join(parts) or "1", values
+    return _joined([_entry(key, condition) for key, condition in (filters or {}).items()])
 
 
-def _test(key: str, operator: str, value) -> tuple[str, list]:
+def _joined(conditions: list[Condition], between: str = " AND ") -> Condition:
+    """All conditions as one; always true (`1`) if there are none."""
+    sql = between.join(sql for sql, _ in conditions) or "1"
+    return sql, [value for _, values in conditions for value in values]
+
+
+def _entry(key: str, condition: Any) -> Condition:
+    """One entry of a filter: a group of filters, a negation or comparisons of one value."""
+    if key in GROUPS:
+        around, between = GROUPS[key]
+        parts = [where(item) for item in _list(condition, key)]
+        sql, values = _joined([(f"({sql})", values) for sql, values in parts], between)
+        return around.format(sql), values
+    if key == "$not":
+        sql, values = where(condition)
+        return f"NOT ({sql})", values
+    if key == "tags":
+        return _tags(condition)
+    if isinstance(condition, dict):
+        return _joined([_test(key, operator, value) for operator, value in condition.items()])
+    return _condition(key, "$eq", condition)
+
+
+def _test(key: str, operator: str, value: Any) -> Condition:
     if operator == "$not":
         sql, values = where({key: value})
         return f"NOT ({sql})", values
@@ -181,13 +185,14 @@ def _test(key: str, operator: str, value) -> tuple[str, list]:
 
 
 def order_by(order: str | None) -> str:
-    """The ORDER BY for `+key`, `-key` or several with commas; runs without a finite value come last either way."""
+    """The SQL after ORDER BY for `+key`, `-key` or several with commas between.
+
+    Runs without a finite value come last in both directions.
+    """
     terms = []
     for key in filter(None, (order or "").split(",")):
         direction = "DESC" if key.startswith("-") else "ASC"
         sql = column(key.lstrip("+-"))
-        terms += [
-            f"({sql} IS NULL OR {sql} IN ('NaN', 'Infinity', '-Infinity'))",
-            f"{sql} {direction}",
-        ]
+        is_missing = f"({sql} IS NULL OR {sql} IN ('NaN', 'Infinity', '-Infinity'))"
+        terms += [is_missing, f"{sql} {direction}"]
     return ", ".join([*terms, "r.id"])

@@ -1,7 +1,8 @@
-"""What to try next and what to give up, decided by W&B's own `sweeps` package.
+"""Proposes runs and stops runs early, with W&B's own `sweeps` package.
 
-The package wants every run of the sweep each time. Reading them all anew would make each suggestion slower than
-the last, so they are kept in memory as `SearchedRun`s and only the runs that changed are read again.
+The package needs all runs of the sweep for each decision. Reading them from the store each time
+would make every decision slower than the one before. So the runs stay in memory as `SearchedRun`s,
+and only those that changed are read again.
 """
 
 import json
@@ -10,53 +11,55 @@ import math
 import threading
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import yaml
 from pydantic import PrivateAttr
 
 from loopback import lifecycle
-from loopback.store import Store
+from loopback.store import Row, Store
 
-warnings.filterwarnings(
-    "ignore", message="Valid config keys have changed in V2"
-)  # `sweeps` is older than pydantic 2
+# The package `sweeps` is older than pydantic 2.
+warnings.filterwarnings("ignore", message="Valid config keys have changed in V2")
 
 import sweeps  # noqa: E402
 from sweeps.util import dict_has_nested_key  # noqa: E402
 
 logger = logging.getLogger("loopback")
 
+SweepConfig = dict[str, Any]  # a sweep's YAML
 STATES = {state.value for state in sweeps.RunState}
-PATIENCE = 10  # early stopping may take one part in so many of the time
+PAUSE_RATIO = 10  # after early stopping took t seconds, it pauses for PAUSE_RATIO * t seconds,
+MIN_SECONDS_TO_PAUSE = 0.05  # if t is more than this
 
 
-class SearchedRun(sweeps.SweepRun):
-    """A run as `sweeps` sees it, which keeps the finite values of the objective instead of rows of history."""
+class SearchedRun(sweeps.SweepRun):  # type: ignore[misc]  # `sweeps` has no annotations
+    """A run as `sweeps` sees it. Keeps the objective's finite values instead of history rows."""
 
-    _values: list = PrivateAttr(default_factory=list)
+    _values: list[float] = PrivateAttr(default_factory=list)
     _lowest: float = PrivateAttr(default=math.inf)
     _highest: float = PrivateAttr(default=-math.inf)
-    _lines: int = PrivateAttr(default=0)
+    _lines: int = PrivateAttr(default=0)  # lines of history that were read
     _config: str = PrivateAttr(default="")  # the text from which `config` was read
 
-    def add(self, values: list) -> None:
-        """Takes further values of the objective, in their order; what is no finite number is left out."""
+    def add(self, values: Iterable[object]) -> None:
+        """Appends further values of the objective. Skips everything that is not a finite number."""
         for value in values:
-            if (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and math.isfinite(value)
-            ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if math.isfinite(value):
                 self._values.append(value)
                 self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
 
-    def metric_history(self, metric_name: str, filter_invalid: bool = False) -> list:
-        """The objective so far, one value a row that holds it."""
+    def metric_history(self, metric_name: str, filter_invalid: bool = False) -> list[float]:
+        """The objective's values so far, one per history row that has it."""
         return self._values
 
     def metric_extremum(self, metric_name: str, kind: str) -> float:
-        """The lowest or highest finite value in history and summary. ValueError if there is none."""
+        """The lowest or highest finite value of history and summary. ValueError without any."""
         low = kind.lower() in ("minimum", "min", "minimize")
         known = [self._lowest if low else self._highest]
         summary = self.summary_metrics.get(metric_name)
@@ -69,61 +72,71 @@ class SearchedRun(sweeps.SweepRun):
 
 
 @dataclass
-class Sample:
-    """One sweep in memory: its runs by row id, and the number of the last change that they show."""
+class CachedSweep:
+    """One sweep in memory: its runs by row id, as of one version of the store."""
 
-    lock: threading.RLock = field(
-        default_factory=threading.RLock
-    )  # one agent at a time is given a run
+    lock: threading.RLock = field(default_factory=threading.RLock)  # one agent at a time gets a run
     runs: dict[int, SearchedRun] = field(default_factory=dict)
-    version: int = -1
-    config: str = ""
-    parameters: list | None = (
-        None  # the HyperParameterSet of a search that reads its runs' configurations
-    )
-    judged: int = -1  # version at which early stopping last looked
-    resting: float = 0.0  # until when it rests
+    version: int = -1  # of the last change that `runs` show
+    config: str = ""  # the sweep's YAML when `runs` were read
+    parameters: Any = None  # HyperParameterSet of a search that reads its runs' configurations
+    stopping_version: int = -1  # version of the last decision on early stopping
+    stopping_paused_until: float = 0.0  # on the monotonic clock, in seconds
 
 
-def objective(config: dict) -> tuple[str | None, str]:
-    """(name, goal) of what the sweep optimizes."""
+@lru_cache(maxsize=64)
+def config_of(text: str) -> SweepConfig:
+    """A stored sweep's YAML as a dictionary, parsed once. Treat it as read-only."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    config: SweepConfig = yaml.load(text, Loader=loader)  # noqa: S506  both loaders are safe
+    return config
+
+
+def objective(config: SweepConfig) -> tuple[str | None, str]:
+    """(name, goal) of the metric that the sweep optimizes; the name is None if it names none."""
     metric = config.get("metric") or {}
     return metric.get("name"), metric.get("goal", "minimize")
 
 
-def filled(config: dict) -> sweeps.SweepConfig:
-    """The sweep's configuration with the defaults of `sweeps`. Raises ValidationError if it refuses the configuration.
+def has_local_controller(config: SweepConfig) -> bool:
+    """Whether `wandb sweep --controller` makes the decisions instead of this server."""
+    return bool((config.get("controller") or {}).get("type") == "local")
 
-    `SweepConfig` leaves out parameters that have parameters of their own, though its searches understand them.
+
+def with_defaults(config: SweepConfig) -> Any:
+    """The `sweeps.SweepConfig` of a configuration. Raises ValidationError if it is not valid.
+
+    `SweepConfig` drops parameters that have parameters of their own, although the searches of the
+    package understand them. They are added again here.
     """
-    whole = sweeps.SweepConfig(config)
-    whole["parameters"] = config.get("parameters", {}) | whole.get("parameters", {})
-    return whole
+    filled = sweeps.SweepConfig(config)
+    filled["parameters"] = config.get("parameters", {}) | filled.get("parameters", {})
+    return filled
 
 
-def proposed(config: dict, values) -> dict:
+def chosen_values(config: SweepConfig, values: object) -> dict[str, Any]:
     """The part of a run's configuration that the search chose: `{name: {"value": ...}}`."""
-    found = (
-        {name: values.get(name) for name in config.get("parameters", {})}
-        if isinstance(values, dict)
-        else {}
-    )
+    if not isinstance(values, dict):
+        return {}
+    found = {name: values.get(name) for name in config.get("parameters", {})}
     return {
         name: value for name, value in found.items() if isinstance(value, dict) and "value" in value
     }
 
 
-def parameter_set(config: dict) -> list:
-    """The `HyperParameterSet` of a sweep's configuration, in which nested parameters are flat."""
-    from sweeps.params import (
-        HyperParameterSet,
-    )  # it loads SciPy, which takes longer than the server's start
+def parameter_set(config: SweepConfig) -> Any:
+    """The `HyperParameterSet` of a sweep's configuration. It flattens nested parameters."""
+    # Imported here because it loads SciPy, which takes longer than the server's start.
+    from sweeps.params import HyperParameterSet
 
-    return HyperParameterSet.from_config(filled(config)["parameters"])
+    return HyperParameterSet.from_config(with_defaults(config)["parameters"])
 
 
-def readable(parameters: list | None, chosen: dict) -> bool:
-    """Whether the searches of `sweeps` can read a run's values. One that they cannot read would end every suggestion."""
+def is_readable(parameters: Any, chosen: dict[str, Any]) -> bool:
+    """Whether the searches of `sweeps` can read a run's values.
+
+    One run that they cannot read would make them fail at each proposal.
+    """
     if not parameters:
         return True
     try:
@@ -136,134 +149,130 @@ def readable(parameters: list | None, chosen: dict) -> bool:
     return True
 
 
-def problems(config: dict) -> tuple[str | None, list[str]]:
-    """(why W&B would refuse the sweep, or None; and what it would warn of)."""
+def problems(config: SweepConfig) -> tuple[str | None, list[str]]:
+    """(why W&B would refuse the sweep, or None; the warnings that W&B would give)."""
     violations = list(sweeps.schema_violations_from_proposed_config(config))
     if config.get("method") == "custom":
         return None, violations
     try:
-        whole = filled(config)
-        if "early_terminate" in whole:
-            sweeps.stop_runs(whole, [])
+        filled = with_defaults(config)
+        if "early_terminate" in filled:
+            sweeps.stop_runs(filled, [])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sweeps.next_run(whole, [])
-    except (
-        Exception
-    ) as error:  # the package raises whatever its parts raise; the text is what helps
+            sweeps.next_run(filled, [])
+    except Exception as error:  # `sweeps` raises many types; the user needs the text of any of them
         return "; ".join(violations) or str(error), violations
     return None, violations
 
 
 class Search:
-    """The searches of all sweeps of one store."""
+    """The searches of all sweeps of one store. `sweep` is a row of the table `sweeps`."""
 
     def __init__(self, store: Store):
         self._store = store
-        self._samples: dict[int, Sample] = {}
+        self._sweeps: dict[int, CachedSweep] = {}
         self._guard = threading.Lock()
 
-    def sample(self, sweep: dict) -> Sample:
-        """The sweep in memory. Hold its `lock` while reading runs, or while giving out runs."""
+    def cached(self, sweep: Row) -> CachedSweep:
+        """The sweep in memory. Hold its `lock` to read its runs or to assign a run to an agent."""
         with self._guard:
-            return self._samples.setdefault(sweep["id"], Sample())
+            return self._sweeps.setdefault(sweep["id"], CachedSweep())
 
-    def refresh(self, sweep: dict, config: dict) -> Sample:
-        """Brings the sample up to what the store holds; only changed runs are read."""
-        sample = self.sample(sweep)
-        with sample.lock:
-            if sample.config != sweep["config"]:  # another metric or other parameters: start over
-                sample.runs, sample.version, sample.judged, sample.config = (
-                    {},
-                    -1,
-                    -1,
-                    sweep["config"],
-                )
-                reads = config.get("method") in ("bayes", "grid")
-                sample.parameters = parameter_set(config) if reads else None
+    def refresh(self, sweep: Row) -> CachedSweep:
+        """The sweep in memory, updated from the store. Reads only the runs that changed."""
+        cached, config = self.cached(sweep), config_of(sweep["config"])
+        with cached.lock:
+            if cached.config != sweep["config"]:  # another metric or other parameters: start over
+                cached.runs, cached.version, cached.stopping_version = {}, -1, -1
+                cached.config = sweep["config"]
+                reads_configs = config.get("method") in ("bayes", "grid")
+                cached.parameters = parameter_set(config) if reads_configs else None
             sql = "SELECT * FROM runs WHERE sweep_id = ? AND version > ? ORDER BY version"
-            for row in self._store.all(sql, sweep["id"], sample.version):
-                self._read(sample, row, config)
-                sample.version = row["version"]
-        return sample
+            for row in self._store.all(sql, sweep["id"], cached.version):
+                self._read(cached, row, config)
+                cached.version = row["version"]
+        return cached
 
     def forget(self, sweep_id: int | None) -> None:
-        """Has the sweep read anew next time: one of its runs is deleted."""
+        """Discards the sweep's runs in memory, because one of them was deleted or rewound."""
         with self._guard:
-            if sweep_id in self._samples:
-                self._samples[sweep_id].config = ""
+            if sweep_id in self._sweeps:
+                self._sweeps[sweep_id].config = ""
 
-    def _read(self, sample: Sample, row: dict, config: dict) -> None:
+    def _read(self, cached: CachedSweep, row: Row, config: SweepConfig) -> None:
         metric, _goal = objective(config)
         summary = json.loads(row["summary"])
-        run = sample.runs.get(row["id"])
-        if run is None:
-            run = sample.runs[row["id"]] = SearchedRun(name=row["name"])
+        run = cached.runs.setdefault(row["id"], SearchedRun(name=row["name"]))
         run.state = row["state"] if row["state"] in STATES else "failed"
         run.stopped = run.should_stop = bool(row["stopped"])
         if row["config"] != run._config:
-            chosen, run._config = proposed(config, json.loads(row["config"])), row["config"]
-            run.config = chosen if readable(sample.parameters, chosen) else {}
+            chosen, run._config = chosen_values(config, json.loads(row["config"])), row["config"]
+            run.config = chosen if is_readable(cached.parameters, chosen) else {}
             if chosen and not run.config:
-                logger.warning(
-                    "the search leaves out run %s: it cannot read %s",
-                    row["name"],
-                    str(chosen)[:200],
-                )
-        run.summary_metrics = (
-            {metric: summary[metric]} if isinstance(summary, dict) and metric in summary else {}
-        )
+                message = "the search ignores run %s, whose values it cannot read: %s"
+                logger.warning(message, row["name"], str(chosen)[:200])
+        has_metric = isinstance(summary, dict) and metric in summary
+        run.summary_metrics = {metric: summary[metric]} if has_metric else {}
         if metric and row["history_lines"] > run._lines:
-            sql = "SELECT json_extract(row, ?) AS value FROM history WHERE run_id = ? AND line >= ? AND line < ? ORDER BY line"
-            found = self._store.all(
-                sql, "$." + json.dumps(metric), row["id"], run._lines, row["history_lines"]
-            )
-            run.add([cell["value"] for cell in found])
+            run.add(self._objective_values(row, metric, run._lines))
             run._lines = row["history_lines"]
 
-    def suggest(self, sweep: dict, config: dict) -> dict | None:
-        """The next run's parameters as `{name: {"value": ...}}`, or None when there is nothing left to try."""
-        sample = self.refresh(sweep, config)
-        runs = (
-            []
-            if config["method"] == "random"
-            else [run for run in sample.runs.values() if run.config]
-        )
+    def _objective_values(self, row: Row, metric: str, first_line: int) -> list[object]:
+        sql = """SELECT json_extract(row, ?) AS value FROM history
+            WHERE run_id = ? AND line >= ? AND line < ? ORDER BY line"""
+        path = "$." + json.dumps(metric)
+        cells = self._store.all(sql, path, row["id"], first_line, row["history_lines"])
+        return [cell["value"] for cell in cells]
+
+    def suggest(self, sweep: Row) -> dict[str, Any] | None:
+        """The next run's values as `{name: {"value": ...}}`. None if nothing is left to try."""
+        cached, config = self.refresh(sweep), config_of(sweep["config"])
+        needs_runs = config["method"] != "random"
+        runs = [run for run in cached.runs.values() if run.config] if needs_runs else []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = sweeps.next_run(filled(config), runs)
-        return None if found is None else json.loads(json.dumps(found.config, default=_plain))
+            proposed = sweeps.next_run(with_defaults(config), runs)
+        if proposed is None:
+            return None
+        values: dict[str, Any] = json.loads(json.dumps(proposed.config, default=_plain_number))
+        return values
 
-    def give_up(self, sweep: dict, config: dict) -> None:
-        """Asks the runs to stop that early termination would stop, as soon as there is news of the sweep."""
+    def stop_early(self, sweep: Row) -> None:
+        """Asks runs to stop as `early_terminate` says. Does nothing if no run has changed since."""
+        config = config_of(sweep["config"])
         if "early_terminate" not in config or sweep["state"] not in ("RUNNING", "PAUSED"):
             return
-        if (config.get("controller") or {}).get("type") == "local":
-            return  # its own controller decides
-        sample = self.refresh(sweep, config)
-        with sample.lock:
+        if has_local_controller(config):
+            return
+        cached = self.refresh(sweep)
+        with cached.lock:
             started = time.monotonic()
-            if sample.judged == sample.version or started < sample.resting:
+            no_news = cached.stopping_version == cached.version
+            if no_news or started < cached.stopping_paused_until:
                 return
-            sample.judged = sample.version
-            doomed = {
-                run.name for run in sweeps.stop_runs(filled(config), list(sample.runs.values()))
-            }
-            spent = time.monotonic() - started
-            sample.resting = time.monotonic() + PATIENCE * spent if spent > 0.05 else 0.0
-            found = [
-                key for key, run in sample.runs.items() if run.name in doomed and not run.stopped
+            cached.stopping_version = cached.version
+            chosen = sweeps.stop_runs(with_defaults(config), list(cached.runs.values()))
+            ended = time.monotonic()
+            if ended - started > MIN_SECONDS_TO_PAUSE:
+                cached.stopping_paused_until = ended + PAUSE_RATIO * (ended - started)
+            names = {run.name for run in chosen}
+            run_ids = [
+                run_id
+                for run_id, run in cached.runs.items()
+                if run.name in names and not run.stopped
             ]
-            lifecycle.ask_to_stop(self._store, found)
+            lifecycle.ask_to_stop(self._store, run_ids)
 
-    def reached(self, sweep: dict, config: dict) -> bool:
-        """Whether a run has reached `metric.target`, after which W&B starts no further one."""
+    def target_reached(self, sweep: Row) -> bool:
+        """Whether a run has reached `metric.target`. Then W&B starts no further run."""
+        config = config_of(sweep["config"])
         metric, goal = objective(config)
         target = (config.get("metric") or {}).get("target")
-        if target is None:
+        if metric is None or target is None:
             return False
         kind = "maximum" if goal == "maximize" else "minimum"
-        for run in self.refresh(sweep, config).runs.values():
+        for run in self.refresh(sweep).runs.values():
             try:
                 best = run.metric_extremum(metric, kind)
             except ValueError:
@@ -274,7 +283,7 @@ class Search:
 
 
 def warm_up() -> None:
-    """Loads scikit-learn, which takes seconds, before the first agent waits for it."""
+    """Loads scikit-learn, which takes seconds, before the first agent needs it."""
     problems(
         {
             "method": "bayes",
@@ -284,11 +293,6 @@ def warm_up() -> None:
     )
 
 
-def _plain(value):
-    """NumPy's numbers as Python's."""
+def _plain_number(value: Any) -> Any:
+    """A NumPy number as Python's int or float."""
     return value.item()
-
-
-def parsed(sweep: dict) -> dict:
-    """The sweep's configuration. It was checked when it was stored."""
-    return yaml.load(sweep["config"], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  it is a safe one
