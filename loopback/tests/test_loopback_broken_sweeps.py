@@ -171,7 +171,8 @@ def test_a_killed_command_leaves_no_process_and_is_resumed(tmp_path, number):
 def test_the_keeper_ends_a_run_that_ignores_interrupts(tmp_path):
     """The agent ends at the first interrupt; its run ignores interrupts."""
     run = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
-    agent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {run!r}]); print(); time.sleep(600)"
+    start = f"subprocess.Popen([sys.executable, '-c', {run!r}])"
+    agent = f"import subprocess, sys, time; {start}; print(); time.sleep(600)"
     command = [sys.executable, "-m", "loopback.keeper", sys.executable, "-u", "-c", agent]
     keeper = subprocess.Popen(
         command,

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from loopback_helpers import Served, wait_for
 
-from loopback import daemon, local_sweep, progress, push, supervise
+from loopback import __version__, daemon, local_sweep, progress, push, supervise
 
 README = Path(__file__).parent.parent / "README.md"
 IRIS = """
@@ -54,7 +54,7 @@ run.finish()
 
 
 def loopback(cwd, *arguments, **options):
-    """Runs the command with an empty home and no trace of W&B in the environment."""
+    """Runs the command with an empty home and without WANDB variables; see `subprocess.run`."""
     home = cwd / "home"
     home.mkdir(exist_ok=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
@@ -165,6 +165,15 @@ def test_a_sweep_is_recognised_by_its_content(tmp_path, monkeypatch):
     assert found(IRIS) == ("loopback/iris/sweep4", True)
 
 
+def test_the_installed_command_is_the_module():
+    installed = [str(Path(sys.executable).with_name("loopback"))]
+    outputs = [
+        subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+        for command in (installed, [sys.executable, "-m", "loopback"])
+    ]
+    assert outputs[0] == outputs[1] == f"loopback, version {__version__}\n"
+
+
 def test_exec_returns_the_exit_code_and_sets_the_environment(tmp_path):
     done = loopback(
         tmp_path,
@@ -209,7 +218,8 @@ def test_a_sweep_whose_runs_all_fail_is_given_up_with_the_reason(tmp_path):
 
 def test_push_copies_each_run_once_to_another_server(tmp_path):
     (tmp_path / "train.py").write_text(
-        "import wandb\nwith wandb.init(project='here', id='moves') as run:\n    run.log({'loss': 3})\n"
+        "import wandb\n"
+        "with wandb.init(project='here', id='moves') as run:\n    run.log({'loss': 3})\n"
     )
     assert loopback(tmp_path, "exec", "--", "python", "train.py").returncode == 0
     account = Served(tmp_path / "account").start()
@@ -217,7 +227,8 @@ def test_push_copies_each_run_once_to_another_server(tmp_path):
         away = {"WANDB_BASE_URL": account.server.url, "WANDB_API_KEY": account.server.key}
         done = loopback(tmp_path, "push", "team/there", "--from", "here", environment=away)
         assert done.stdout.strip() == "1 runs copied to team/there", done.stderr
-        query = '{ project(entityName: "team", name: "there") { runs { edges { node { name state summaryMetrics } } } } }'
+        query = """{ project(entityName: "team", name: "there") {
+          runs { edges { node { name state summaryMetrics } } } } }"""
         ((edge,),) = (account.ask(query)["project"]["runs"]["edges"],)
         assert edge["node"]["name"] == "moves"
         assert edge["node"]["state"] == "finished"
@@ -251,7 +262,8 @@ def test_push_copies_all_rows_of_a_resumed_run(tmp_path, pushes):
             if pushes == "after each part" or "5" in steps:
                 done = loopback(tmp_path, "push", "team/there", environment=away)
                 assert done.stdout.strip() == "1 runs copied to team/there", done.stderr
-        query = '{ project(entityName: "team", name: "there") { run(name: "parts") { state history summaryMetrics } } }'
+        query = """{ project(entityName: "team", name: "there") {
+          run(name: "parts") { state history summaryMetrics } } }"""
         run = account.ask(query)["project"]["run"]
         assert [json.loads(row)["loss"] for row in run["history"]] == [10, 20, 30, 40, 50]
         assert (run["state"], json.loads(run["summaryMetrics"])["loss"]) == ("finished", 50)
@@ -321,7 +333,8 @@ def test_an_agent_that_ends_after_the_sweep_or_its_share_is_not_restarted(tmp_pa
 
 def test_shut_down_kills_what_a_crashed_agent_has_started(tmp_path):
     child = "import time; open('alive', 'w').close(); time.sleep(600)"
-    code = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], cwd={str(tmp_path)!r}); os._exit(1)"
+    start = f"subprocess.Popen([sys.executable, '-c', {child!r}], cwd={str(tmp_path)!r})"
+    code = f"import os, subprocess, sys; {start}; os._exit(1)"
     supervisor = supervisor_of(tmp_path, code)
     supervisor.poll()
     wait_for((tmp_path / "alive").exists, 30)

@@ -78,7 +78,7 @@ def register(server: Server, plan: Plan) -> tuple[str, bool]:
     printed = SWEEP_PATH.search(output)
     if done.returncode or printed is None:
         last_line = (output.strip() or "it does not say why").splitlines()[-1]
-        raise UserError(f"W&B's client refuses {plan.file}: {last_line}")
+        raise UserError(f"{plan.file} is refused by W&B's client: {last_line}")
     write_json(file, paths | {digest: printed[1]})
     return printed[1], True
 
@@ -142,16 +142,16 @@ def run(server: Server, plan: Plan) -> progress.Sweep:
             no run.
     """
     path, new = register(server, plan)
-    click.echo(f"{'running' if new else 'resuming'} sweep {path}", err=True)
     sweep = progress.read(server.url, server.key, path)
     if sweep is None:
         raise UserError(f"sweep {path} was deleted while it was read; run the command again")
     if sweep.over:
-        click.echo("it is finished; --new runs it again as a new sweep", err=True)
+        click.echo(f"sweep {path}: it is finished; --new runs it as a new sweep", err=True)
         if not _any_succeeded(sweep.runs):
             logs = _logs(server, path)
             raise UserError(f"no run of {path} succeeded; the logs of its agents are in {logs}")
         return sweep
+    click.echo(f"{'running' if new else 'resuming'} sweep {path}", err=True)
     watch = Watch(server, sweep)
     locks = _lock(server.folder, path)
     supervisor = Supervisor(workers(server, plan, path, locks), watch.is_over)
@@ -171,7 +171,7 @@ def _supervise(server: Server, plan: Plan, supervisor: Supervisor, watch: Watch)
     """Keeps server and workers running and shows progress, until the sweep is over.
 
     Raises:
-        UserError: it cannot succeed; see `_check_progress`.
+        UserError: it cannot succeed; see `_check_can_succeed`.
     """
     display = progress.Display(plan.agents, plan.count)
     try:
@@ -181,9 +181,9 @@ def _supervise(server: Server, plan: Plan, supervisor: Supervisor, watch: Watch)
             supervisor.poll()
             sweep = watch.refresh()
             display.show(sweep)
-            if sweep.over and not _agent_runs(supervisor):
+            if sweep.over and not _any_agent_running(supervisor):
                 return
-            _check_progress(supervisor, watch.new_runs)
+            _check_can_succeed(supervisor, watch.new_runs)
             time.sleep(max(POLL_SECONDS, QUIET_FACTOR * (time.monotonic() - started)))
     finally:
         display.close()
@@ -239,7 +239,7 @@ def _last_output(supervisor: Supervisor) -> str:
     return "\n".join([f"{worker.log} ends with:", *lines])
 
 
-def _check_progress(supervisor: Supervisor, runs: list[progress.Run]) -> None:
+def _check_can_succeed(supervisor: Supervisor, runs: list[progress.Run]) -> None:
     """UserError if a worker crashes at every start, or all of `runs` fail."""
     for worker in supervisor.failed:
         problem = f"{worker.name} crashed {worker.crashes} times in a row"
@@ -252,7 +252,7 @@ def _check_progress(supervisor: Supervisor, runs: list[progress.Run]) -> None:
         raise UserError(f"all of the first runs failed; {_last_output(supervisor)}")
 
 
-def _agent_runs(supervisor: Supervisor) -> bool:
+def _any_agent_running(supervisor: Supervisor) -> bool:
     """Whether an agent runs; a scheduler without agents has nothing to do."""
     return any(
         worker.state == "running" and worker.name.startswith("agent")
