@@ -130,9 +130,9 @@ class Served:
     def state(self, path: str) -> dict:
         """The sweep's id, state and runs."""
         entity, project, sweep = path.split("/")
-        query = """query State($e: String, $p: String, $s: String!) { project(entityName: $e, name: $p) {
-            sweep(sweepName: $s) { id state runs { edges { node {
-                name state stopped historyLineCount exitcode config summaryMetrics } } } } } }"""
+        query = """query State($e: String, $p: String, $s: String!) {
+          project(name: $p, entityName: $e) { sweep(sweepName: $s) { id state runs { edges { node {
+            name state stopped historyLineCount exitcode config summaryMetrics } } } } } }"""
         found = self.ask(query, e=entity, p=project, s=sweep)["project"]["sweep"]
         return found | {"runs": [edge["node"] for edge in found["runs"]["edges"]]}
 
