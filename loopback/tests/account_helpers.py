@@ -1,7 +1,8 @@
-"""A W&B account to log in to: loopback's app behind TLS, reached by a proxy at the client's own default address.
+"""A W&B account for tests: loopback behind TLS, at the client's own default address.
 
-Child processes get an empty HOME and no WANDB_* variable, so that everything comes from the client's defaults and from
-`wandb login`. Names that the proxy does not know cannot leave the machine: it leads every one to our server.
+A proxy leads every host name to our server, so no request can leave the machine. Child processes
+get an empty HOME and no WANDB_* variable, so that all settings come from the client's defaults and
+from `wandb login`.
 """
 
 import os
@@ -27,10 +28,9 @@ def run_openssl(*arguments: str | Path) -> None:
 
 
 def make_certificates(folder: Path, host: str) -> tuple[Path, Path, Path]:
-    """(authority, certificate, key) for `host`, signed by an authority made here; valid for two days."""
-    ca, ca_key, key, request, certificate = (
-        folder / name for name in ("ca.pem", "ca.key", "key.pem", "csr", "cert.pem")
-    )
+    """(authority, certificate, key) for `host`, valid for two days; the authority is made here."""
+    files = ("ca.pem", "ca.key", "key.pem", "csr", "cert.pem")
+    ca, ca_key, key, request, certificate = (folder / name for name in files)
     names = folder / "names"
     names.write_text(f"subjectAltName=DNS:{host},DNS:localhost,IP:127.0.0.1\n")
     new_key = ("-newkey", "rsa:2048", "-nodes")
@@ -64,7 +64,11 @@ def pump(source: socket.socket, target: socket.socket) -> None:
 
 
 def connect_proxy(port: int) -> tuple[socket.socket, list[str]]:
-    """An HTTP CONNECT proxy that leads every host name to 127.0.0.1:`port`; (its socket, the names asked for)."""
+    """Starts an HTTP CONNECT proxy that leads every host name to 127.0.0.1:`port`.
+
+    Returns:
+        Its socket, and the list to which it adds the names that clients ask for.
+    """
     listener, asked = socket.create_server(("127.0.0.1", 0)), []
 
     def serve(client: socket.socket) -> None:
@@ -94,7 +98,7 @@ def connect_proxy(port: int) -> tuple[socket.socket, list[str]]:
 
 @dataclass
 class Account:
-    """A W&B account for child processes, and the server's own store to compare with."""
+    """A W&B account for child processes, and the store of its server to compare with."""
 
     store: Store
     proxy_port: int
@@ -107,7 +111,7 @@ class Account:
         return self.store.key
 
     def environment(self, home: Path, **extra: str) -> dict[str, str]:
-        """Variables of a fresh machine behind the proxy: an empty home, nothing of W&B's but what `extra` says."""
+        """Variables of a new machine behind the proxy: an empty home, WANDB_* only from `extra`."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -142,8 +146,9 @@ class Account:
         assert done.returncode == 0, done.stderr
 
     def runs(self, project: str) -> list[dict]:
-        """The server's rows of the project's runs."""
-        sql = "SELECT r.* FROM runs r JOIN projects p ON p.id = r.project_id WHERE p.name = ? AND p.entity = ? ORDER BY r.id"
+        """The rows of the project's runs in the server's store."""
+        sql = """SELECT r.* FROM runs r JOIN projects p ON p.id = r.project_id
+                 WHERE p.name = ? AND p.entity = ? ORDER BY r.id"""
         return self.store.all(sql, project, ENTITY)
 
 
@@ -176,6 +181,9 @@ def write_settings(home: Path, **values: str) -> None:
     file.write_text(
         "[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
     )
+
+
+# Ways to log in: each prepares `home`, and returns further variables for the environment.
 
 
 def by_login(account: Account, home: Path) -> dict:

@@ -1,4 +1,4 @@
-"""`python -m loopback agents` on an account: each way to log in, and what the account refuses."""
+"""The command `agents` on an account: each way to log in, and each refusal of the account."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ def agents(account: Account, home, path: str, **extra: str):
 
 
 @pytest.mark.parametrize("log_in", [by_login, by_login_to_a_host, by_environment, by_settings_file])
-def test_agents_work_for_the_account(account, tmp_path, log_in):
+def test_agents_finish_the_runs_of_the_accounts_sweep(account, tmp_path, log_in):
     home = tmp_path / "home"
     extra = log_in(account, home)
     project = f"agents-{log_in.__name__.replace('_', '-')}"
@@ -55,7 +55,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_what_the_account_refuses_is_one_line(account, tmp_path, refusal):
+def test_a_refusal_of_the_account_is_an_error_of_one_line(account, tmp_path, refusal):
     extra, words = REFUSALS[refusal]
     if extra.get("WANDB_API_KEY") == "KEY":
         extra = {"WANDB_API_KEY": account.key}

@@ -1,4 +1,4 @@
-"""What a user may get wrong with `python -m loopback`: exit code not 0, at most two lines, the mistake named, no traceback."""
+"""Mistakes of a user: exit code not 0, at most two lines that name the mistake, no traceback."""
 
 import os
 import sqlite3
@@ -55,7 +55,8 @@ BROKEN_STORES = [
     (binary_key, "key"),
     (folder_as_users, "users"),
 ]
-RECORDS = [
+BROKEN_FILES = [
+    (["sweep", "sweep.yaml"], write("sweeps.json", '{"format": 2}'), "format 2"),
     (["sweep", "sweep.yaml"], write("sweeps.json", "[]"), "sweeps.json"),
     (["sweep", "sweep.yaml"], write("sweeps.json", '{"a": 5}'), "sweeps.json"),
     (["push", "team/there"], write("pushed.json", "garbage"), "pushed.json"),
@@ -93,7 +94,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def place(tmp_path):
-    """A working directory with a good sweep, a script, a folder and a file; an empty store in `.loopback`."""
+    """A working directory with a good sweep, a script, a folder, a file and an empty store."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     for name in ("train.py", "file", "not_executable"):
         (tmp_path / name).touch()
@@ -103,24 +104,27 @@ def place(tmp_path):
 
 
 def refused(place: Path, *arguments: str, lines: int = 2) -> str:
-    """What the command says, after the assertions that hold for every mistake of a user. Click's usage lines do not count."""
+    """The command's output, after the assertions that hold for every mistake.
+
+    `lines` is the most that stderr may have; click's lines on usage do not count.
+    """
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     environment = clean | {"HOME": str(place / "home")}
     command = [sys.executable, "-m", "loopback", *arguments]
     done = subprocess.run(
         command, cwd=place, env=environment, capture_output=True, text=True, timeout=60
     )
-    said = done.stderr + done.stdout
-    assert done.returncode not in (0, -9), said
-    assert "Traceback" not in said
+    output = done.stderr + done.stdout
+    assert done.returncode not in (0, -9), output
+    assert "Traceback" not in output
     shown = [
         line
         for line in done.stderr.splitlines()
         if line and not line.startswith(("Usage: ", "Try '"))
     ]
-    assert 1 <= len(shown) <= lines, said
-    assert shown[0].startswith("Error: "), said
-    return said
+    assert 1 <= len(shown) <= lines, output
+    assert shown[0].startswith("Error: "), output
+    return output
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def refused(place: Path, *arguments: str, lines: int = 2) -> str:
     ARGUMENTS,
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_argument(place, arguments, named):
+def test_a_wrong_argument_is_named(place, arguments, named):
     assert named in refused(place, *arguments)
 
 
@@ -136,15 +140,15 @@ def test_a_wrong_argument(place, arguments, named):
     "command", [["serve", "--port", "0"], ["exec", "--", "true"]], ids=["serve", "exec"]
 )
 @pytest.mark.parametrize(("damage", "named"), BROKEN_STORES)
-def test_a_damaged_store(place, command, damage, named):
+def test_the_damaged_file_of_a_store_is_named(place, command, damage, named):
     if damage is folder_as_users and command[0] == "serve":
-        pytest.skip("a server that runs until Ctrl-C has no need of that file")
+        pytest.skip("a server that runs until Ctrl-C does not need that file")
     damage(place / ".loopback")
     assert named in refused(place, *command)
 
 
-@pytest.mark.parametrize(("command", "damage", "named"), RECORDS)
-def test_a_damaged_record_of_the_store(place, command, damage, named):
+@pytest.mark.parametrize(("command", "damage", "named"), BROKEN_FILES)
+def test_a_damaged_list_of_a_command_is_named(place, command, damage, named):
     damage(place / ".loopback")
     assert named in refused(place, *command)
 
@@ -155,6 +159,6 @@ def test_a_damaged_record_of_the_store(place, command, damage, named):
     [["serve"], ["exec", "--", "true"], ["sweep", "sweep.yaml"]],
     ids=lambda words: words[0],
 )
-def test_a_store_that_may_not_be_written(place, command):
+def test_a_store_that_cannot_be_written_is_named(place, command):
     (place / ".loopback").chmod(0o500)
     assert ".loopback" in refused(place, *command)

@@ -1,6 +1,5 @@
-"""Sweeps that cannot work end soon with the reason, and a command that is killed leaves nothing behind."""
+"""Sweeps that cannot work end soon with the reason; a killed command leaves no process behind."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,8 +9,6 @@ from pathlib import Path
 import pytest
 from loopback_helpers import wait_for
 from test_loopback_commands import IRIS, PATIENT, loopback
-
-from loopback import daemon
 
 SCRIPTS = {
     "import error": (
@@ -27,7 +24,7 @@ SCRIPTS = {
     "options", [("--count", "1"), ("--agents", "2")], ids=["one run", "two agents"]
 )
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_sweep_that_cannot_work_fails_with_the_last_lines(tmp_path, script, options):
+def test_a_script_that_cannot_work_ends_the_sweep_with_its_last_output(tmp_path, script, options):
     text, words = SCRIPTS[script]
     (tmp_path / "train.py").write_text(text)
     (tmp_path / "sweep.yaml").write_text(IRIS)
@@ -38,7 +35,7 @@ def test_a_sweep_that_cannot_work_fails_with_the_last_lines(tmp_path, script, op
     assert words in done.stderr and "agent-0.log" in done.stderr
 
 
-SLIPS = {
+MISTAKES = {
     "a tab": ("method: grid\n\tprogram: x\n", ["line 2", "correct the YAML"]),
     "an open bracket": ("method: grid\nparameters: {a: [1\n", ["line 3", "correct the YAML"]),
     "a python tag": ("!!python/object/apply:os.getcwd []\n", ["line 1", "correct the YAML"]),
@@ -52,9 +49,9 @@ SLIPS = {
     "yes as scheduler": (IRIS + "scheduler: yes\n", ["scheduler: True is not a mapping"]),
     "a list": ("- 1\n", ["must be a YAML mapping"]),
     "an empty file": ("", ["must be a YAML mapping"]),
-    "a character that YAML has not": ("program: train.py\0\n", ["not allowed"]),
+    "a character that YAML forbids": ("program: train.py\0\n", ["not allowed"]),
     "no method": (IRIS.replace("method: grid", ""), ["method: None", "grid, random"]),
-    "a method that there is not": (IRIS.replace("grid", "gird"), ["line 3", "'gird'"]),
+    "an unknown method": (IRIS.replace("grid", "gird"), ["line 3", "'gird'"]),
     "no parameters": (IRIS[: IRIS.index("parameters")], ["parameters"]),
     "a parameter without values": (
         IRIS.replace("{values: [0.001, 1.0, 0.1]}", "5"),
@@ -73,10 +70,10 @@ SLIPS = {
 }
 
 
-@pytest.mark.parametrize("slip", SLIPS)
-def test_a_slip_in_the_yaml_is_one_line_and_nothing_is_registered(tmp_path, slip):
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_yaml_is_one_line_and_nothing_is_registered(tmp_path, mistake):
     (tmp_path / "train.py").touch()
-    text, words = SLIPS[slip]
+    text, words = MISTAKES[mistake]
     (tmp_path / "sweep.yaml").write_text(text)
     done = loopback(tmp_path, "sweep", "sweep.yaml")
     assert (
@@ -101,7 +98,7 @@ with wandb.init() as run:
 """
 
 
-def test_a_resumed_sweep_whose_further_runs_all_fail(tmp_path):
+def test_a_resumed_sweep_whose_new_runs_all_fail_is_an_error(tmp_path):
     (tmp_path / "train.py").write_text(OTHER_DATA)
     (tmp_path / "sweep.yaml").write_text(IRIS)
     assert loopback(tmp_path, "sweep", "sweep.yaml", "--count", "1").returncode == 0
@@ -113,17 +110,17 @@ def test_a_resumed_sweep_whose_further_runs_all_fail(tmp_path):
     )
 
 
-def test_a_finished_sweep_in_which_nothing_was_done_stays_an_error(tmp_path):
+def test_a_finished_sweep_without_a_good_run_is_an_error_each_time(tmp_path):
     (tmp_path / "train.py").write_text(
         "import wandb\nwandb.init().finish(exit_code=1)\nraise SystemExit('no good')\n"
     )
     (tmp_path / "sweep.yaml").write_text(IRIS.replace("[0.001, 1.0, 0.1]", "[1.0]"))
-    for words in ("no good", "it is finished"):
+    for reason in ("no good", "it is finished"):
         done = loopback(tmp_path, "sweep", "sweep.yaml")
-        assert done.returncode == 1 and "ended well" in done.stderr and words in done.stderr
+        assert done.returncode == 1 and "succeeded" in done.stderr and reason in done.stderr
 
 
-def test_a_file_that_is_not_utf_8_is_one_line(tmp_path):
+def test_a_file_that_is_not_utf_8_is_an_error_of_one_line(tmp_path):
     (tmp_path / "sweep.yaml").write_bytes(b"name: caf\xe9\n")
     done = loopback(tmp_path, "sweep", "sweep.yaml")
     assert done.returncode == 1 and "sweep.yaml" in done.stderr and "UTF-8" in done.stderr
@@ -131,7 +128,7 @@ def test_a_file_that_is_not_utf_8_is_one_line(tmp_path):
 
 
 def processes_in(folder: Path) -> list[int]:
-    """Processes whose working directory is the folder, or below it."""
+    """Ids of the processes whose working directory is `folder` or below it."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -146,7 +143,7 @@ def processes_in(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     "number", [signal.SIGHUP, signal.SIGKILL], ids=["closed terminal", "kill -9"]
 )
-def test_a_killed_command_leaves_nothing_behind_and_is_resumed(tmp_path, number):
+def test_a_killed_command_leaves_no_process_and_is_resumed(tmp_path, number):
     (tmp_path / "train.py").write_text(PATIENT)
     (tmp_path / "sweep.yaml").write_text(
         IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}")
@@ -164,23 +161,22 @@ def test_a_killed_command_leaves_nothing_behind_and_is_resumed(tmp_path, number)
     )  # never twice as many
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
     assert [(row[2], row[-1]) for row in rows] == [
-        ("done", "30"),
-        ("done", "30"),
+        ("finished", "30"),
+        ("finished", "30"),
     ]  # every epoch once
     wait_for(lambda: not processes_in(tmp_path), 90)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
-def test_what_an_agent_started_ends_with_it(tmp_path):
-    """The agent ends at the first interrupt, and its run does not listen to interrupts."""
+def test_the_keeper_ends_a_run_that_ignores_interrupts(tmp_path):
+    """The agent ends at the first interrupt; its run ignores interrupts."""
     run = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
-    agent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {run!r}]); print(); time.sleep(600)"
+    start = f"subprocess.Popen([sys.executable, '-c', {run!r}])"
+    agent = f"import subprocess, sys, time; {start}; print(); time.sleep(600)"
     command = [sys.executable, "-m", "loopback.keeper", sys.executable, "-u", "-c", agent]
-    environment = daemon.with_package(os.environ)
     keeper = subprocess.Popen(
         command,
         cwd=tmp_path,
-        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

@@ -1,32 +1,23 @@
-"""`python -m loopback sweep|exec|push|agents`, as somebody uses them who has never heard of W&B."""
+"""The commands sweep, exec, push and agents, run as a new user does: empty home, no account."""
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from loopback_helpers import Served, wait_for
 
-from loopback import daemon, local_sweep, progress, push, supervise
+from loopback import __version__, daemon, local_sweep, progress, push, supervise
 
-SKLEARN = """
-import argparse
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
-import wandb
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--c", type=float)
-with wandb.init(config=parser.parse_args()) as run:
-    scores = cross_val_score(LogisticRegression(C=run.config.c, max_iter=200), *load_iris(return_X_y=True))
-    run.log({"accuracy": scores.mean()})
-"""
+README = Path(__file__).parent.parent / "README.md"
 IRIS = """
 program: train.py
 method: grid
@@ -63,7 +54,7 @@ run.finish()
 
 
 def loopback(cwd, *arguments, **options):
-    """Runs the command with an empty home and no trace of W&B in the environment."""
+    """Runs the command with an empty home and without WANDB variables; see `subprocess.run`."""
     home = cwd / "home"
     home.mkdir(exist_ok=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
@@ -78,21 +69,30 @@ def loopback(cwd, *arguments, **options):
     )
 
 
-def test_somebody_elses_smallest_project(tmp_path):
-    (tmp_path / "train.py").write_text(SKLEARN)
-    (tmp_path / "sweep.yaml").write_text(IRIS)
-    done = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
+def readme_example(folder):
+    """Writes the files of the README's example to `folder`; its two commands, as lists of words."""
+    section = README.read_text().partition("## Try it\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.S)
+    for text in (text for language, text in blocks if language in ("python", "yaml")):
+        (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    return [shlex.split(text) for language, text in blocks if not language]
+
+
+def test_the_example_of_the_readme_runs_and_the_client_reads_its_result(tmp_path):
+    sweep, read = readme_example(tmp_path)
+    assert sweep[0] == read[0] == "loopback"
+    done = loopback(tmp_path, *sweep[1:])
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()
-    assert table[0].split() == ["run", "name", "state", "accuracy", "c", "rows"]
-    assert [row.split()[4] for row in table[1:4]] == ["1", "0.1", "0.001"]  # best first
-    assert re.fullmatch(r"loopback/iris/[a-z0-9]{8}", table[-1])
-    assert "3 done of 3" in done.stderr
-    again = loopback(tmp_path, "sweep", "sweep.yaml", "--print-path")
+    assert table[0].split() == ["run", "name", "state", "loss", "learning_rate", "rows"]
+    assert [row.split()[4] for row in table[1:4]] == ["0.1", "0.01", "0.001"]  # best first
+    assert re.fullmatch(r"loopback/first/[a-z0-9]{8}", table[-1])
+    assert "3 finished of 3" in done.stderr
+    again = loopback(tmp_path, *sweep[1:], "--print-path")
     assert (again.returncode, again.stdout.strip()) == (0, table[-1])  # nothing left to do
-    code = f"import wandb; print(wandb.Api().sweep({table[-1]!r}).best_run().config)"
-    asked = loopback(tmp_path, "exec", "--", "python", "-c", code)
-    assert asked.stdout.strip().endswith("{'c': 1}"), asked.stderr
+    words = [re.sub(r"loopback/first/\w{8}", table[-1], word) for word in read[1:]]
+    asked = loopback(tmp_path, *words)
+    assert asked.stdout.strip().endswith("{'learning_rate': 0.1}"), asked.stderr
     assert [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
     key = (tmp_path / ".loopback" / "key").read_text()
     assert all(
@@ -109,7 +109,7 @@ def test_somebody_elses_smallest_project(tmp_path):
     [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]],
     ids=["Ctrl-C", "make under timeout"],
 )
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, signals):
+def test_ctrl_c_ends_cleanly_and_the_same_command_resumes(tmp_path, signals):
     (tmp_path / "train.py").write_text(PATIENT)
     (tmp_path / "sweep.yaml").write_text(
         IRIS.replace("c: {values: [0.001, 1.0, 0.1]}", "x: {values: [1, 2]}")
@@ -119,21 +119,21 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, signals):
     for number in signals:
         first.send_signal(number)
         time.sleep(0.1)
-    _out, said = first.communicate(timeout=60)
+    _stdout, stderr = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert "goes on" in said
+    assert "resume the sweep" in stderr
     assert all(int(path.read_text()) < 30 for path in tmp_path.glob("*.epoch"))
     second = loopback(tmp_path, "sweep", "sweep.yaml", "--agents", "2")
     assert second.returncode == 0, second.stderr
-    assert "going on with" in second.stderr
+    assert "resuming sweep" in second.stderr
     rows = [line.split() for line in second.stdout.splitlines()[1:-1]]
     assert [(row[2], row[-1]) for row in rows] == [
-        ("done", "30"),
-        ("done", "30"),
+        ("finished", "30"),
+        ("finished", "30"),
     ]  # every epoch once
 
 
-def test_a_sweep_is_known_by_its_content(tmp_path, monkeypatch):
+def test_a_sweep_is_recognised_by_its_content(tmp_path, monkeypatch):
     made = []
 
     def register(command, **_options):
@@ -149,21 +149,32 @@ def test_a_sweep_is_known_by_its_content(tmp_path, monkeypatch):
     (tmp_path / "key").write_text("k" * 40)
     file = tmp_path / "sweep.yaml"
 
-    def found(text, fresh=False):
+    def found(text, new=False):
         file.write_text(text)
-        return local_sweep.register(server, local_sweep.Plan(file, 1, None, None, fresh, [None]))
+        config = yaml.safe_load(text)
+        plan = local_sweep.Plan(file, config, 1, None, None, new, [None])
+        return local_sweep.register(server, plan)
 
     assert found(IRIS) == ("loopback/iris/sweep1", True)
     assert found("# a comment\n" + IRIS) == ("loopback/iris/sweep1", False)
     assert found(IRIS.replace("0.001", "0.002")) == ("loopback/iris/sweep2", True)
     assert found(IRIS) == ("loopback/iris/sweep1", False)
-    assert found(IRIS, fresh=True) == ("loopback/iris/sweep3", True)
+    assert found(IRIS, new=True) == ("loopback/iris/sweep3", True)
     assert found(IRIS) == ("loopback/iris/sweep3", False)
     state.state = "CANCELED"
     assert found(IRIS) == ("loopback/iris/sweep4", True)
 
 
-def test_exec_passes_on_status_and_environment(tmp_path):
+def test_the_installed_command_is_the_module():
+    installed = [str(Path(sys.executable).with_name("loopback"))]
+    outputs = [
+        subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+        for command in (installed, [sys.executable, "-m", "loopback"])
+    ]
+    assert outputs[0] == outputs[1] == f"loopback, version {__version__}\n"
+
+
+def test_exec_returns_the_exit_code_and_sets_the_environment(tmp_path):
     done = loopback(
         tmp_path,
         "exec",
@@ -181,7 +192,7 @@ def test_exec_passes_on_status_and_environment(tmp_path):
     assert "no-such-command-at-all" in missing.stderr
 
 
-def test_a_yaml_that_is_refused_is_explained(tmp_path):
+def test_a_yaml_that_the_client_refuses_is_an_error_with_the_reason(tmp_path):
     (tmp_path / "x.py").touch()
     (tmp_path / "sweep.yaml").write_text(
         "method: bayes\nprogram: x.py\nparameters: {a: {min: 0.0, max: 1.0}}\n"
@@ -192,7 +203,7 @@ def test_a_yaml_that_is_refused_is_explained(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_script_that_always_fails_is_not_tried_for_ever(tmp_path):
+def test_a_sweep_whose_runs_all_fail_is_given_up_with_the_reason(tmp_path):
     (tmp_path / "train.py").write_text(
         "import wandb\nwandb.init()\nraise RuntimeError('what is wrong')\n"
     )
@@ -205,17 +216,19 @@ def test_a_script_that_always_fails_is_not_tried_for_ever(tmp_path):
     assert "what is wrong" in done.stderr
 
 
-def test_push_takes_runs_to_another_server(tmp_path):
+def test_push_copies_each_run_once_to_another_server(tmp_path):
     (tmp_path / "train.py").write_text(
-        "import wandb\nwith wandb.init(project='here', id='moves') as run:\n    run.log({'loss': 3})\n"
+        "import wandb\n"
+        "with wandb.init(project='here', id='moves') as run:\n    run.log({'loss': 3})\n"
     )
     assert loopback(tmp_path, "exec", "--", "python", "train.py").returncode == 0
     account = Served(tmp_path / "account").start()
     try:
         away = {"WANDB_BASE_URL": account.server.url, "WANDB_API_KEY": account.server.key}
         done = loopback(tmp_path, "push", "team/there", "--from", "here", environment=away)
-        assert done.stdout.strip() == "1 runs taken to team/there", done.stderr
-        query = '{ project(entityName: "team", name: "there") { runs { edges { node { name state summaryMetrics } } } } }'
+        assert done.stdout.strip() == "1 runs copied to team/there", done.stderr
+        query = """{ project(entityName: "team", name: "there") {
+          runs { edges { node { name state summaryMetrics } } } } }"""
         ((edge,),) = (account.ask(query)["project"]["runs"]["edges"],)
         assert edge["node"]["name"] == "moves"
         assert edge["node"]["state"] == "finished"
@@ -239,7 +252,7 @@ with wandb.init(project="here", id="parts", resume="allow") as run:
 
 
 @pytest.mark.parametrize("pushes", ["after each part", "at the end"])
-def test_push_takes_the_continuation_of_a_run(tmp_path, pushes):
+def test_push_copies_all_rows_of_a_resumed_run(tmp_path, pushes):
     (tmp_path / "train.py").write_text(PARTS)
     account = Served(tmp_path / "account").start()
     away = {"WANDB_BASE_URL": account.server.url, "WANDB_API_KEY": account.server.key}
@@ -248,8 +261,9 @@ def test_push_takes_the_continuation_of_a_run(tmp_path, pushes):
             assert loopback(tmp_path, "exec", "--", "python", "train.py", *steps).returncode == 0
             if pushes == "after each part" or "5" in steps:
                 done = loopback(tmp_path, "push", "team/there", environment=away)
-                assert done.stdout.strip() == "1 runs taken to team/there", done.stderr
-        query = '{ project(entityName: "team", name: "there") { run(name: "parts") { state history summaryMetrics } } }'
+                assert done.stdout.strip() == "1 runs copied to team/there", done.stderr
+        query = """{ project(entityName: "team", name: "there") {
+          run(name: "parts") { state history summaryMetrics } } }"""
         run = account.ask(query)["project"]["run"]
         assert [json.loads(row)["loss"] for row in run["history"]] == [10, 20, 30, 40, 50]
         assert (run["state"], json.loads(run["summaryMetrics"])["loss"]) == ("finished", 50)
@@ -257,7 +271,7 @@ def test_push_takes_the_continuation_of_a_run(tmp_path, pushes):
         account.stop()
 
 
-def test_agents_get_their_gpus_and_come_back(tmp_path):
+def test_agents_get_their_gpus_and_logs_and_end_with_the_sweep(tmp_path):
     (tmp_path / "train.py").write_text(
         textwrap.dedent("""
         import os
@@ -290,47 +304,47 @@ def test_agents_get_their_gpus_and_come_back(tmp_path):
         server.stop()
 
 
-def crew_of(tmp_path, code, over=lambda: False, counted=False):
+def supervisor_of(tmp_path, code, is_over=lambda: False, limited=False):
     command = [sys.executable, "-c", code]
-    return supervise.Crew(
-        [supervise.Member("w", command, dict(os.environ), tmp_path / "w.log", counted)], over
-    )
+    worker = supervise.Worker("w", command, dict(os.environ), tmp_path / "w.log", limited)
+    return supervise.Supervisor([worker], is_over)
 
 
-def test_a_fallen_agent_is_started_again_with_longer_and_longer_pauses(tmp_path, monkeypatch):
+def test_a_crashed_agent_is_restarted_with_pauses_that_double(tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.05)
-    crew = crew_of(tmp_path, "raise SystemExit(3)")
+    supervisor = supervisor_of(tmp_path, "raise SystemExit(3)")
     deadline = time.monotonic() + 60
-    while crew.busy and time.monotonic() < deadline:
-        crew.tend()
+    while supervisor.busy and time.monotonic() < deadline:
+        supervisor.poll()
         time.sleep(0.01)
-    (member,) = crew.fallen
-    assert member.falls == supervise.MOST_FALLS
-    assert (tmp_path / "w.log").read_text().count("--- ") == supervise.MOST_FALLS
-    assert member.due - member.started > 0.05 * 2 ** (supervise.MOST_FALLS - 2)
+    (worker,) = supervisor.failed
+    assert worker.crashes == supervise.MAX_CRASHES
+    assert (tmp_path / "w.log").read_text().count("--- ") == supervise.MAX_CRASHES
+    assert worker.next_start - worker.started > 0.05 * 2 ** (supervise.MAX_CRASHES - 2)
 
 
-@pytest.mark.parametrize(("over", "counted"), [(True, False), (False, True)])
-def test_an_agent_that_is_done_is_left_in_peace(tmp_path, over, counted):
-    crew = crew_of(tmp_path, "pass", lambda: over, counted)
-    wait_for(lambda: crew.tend() or not crew.busy, 30, 0.02)
-    assert crew.fallen == []
+@pytest.mark.parametrize(("over", "limited"), [(True, False), (False, True)])
+def test_an_agent_that_ends_after_the_sweep_or_its_share_is_not_restarted(tmp_path, over, limited):
+    supervisor = supervisor_of(tmp_path, "pass", lambda: over, limited)
+    wait_for(lambda: supervisor.poll() or not supervisor.busy, 30, 0.02)
+    assert supervisor.failed == []
     assert (tmp_path / "w.log").read_text().count("--- ") == 1
 
 
-def test_dismissal_reaches_what_an_agent_left_behind(tmp_path):
+def test_shut_down_kills_what_a_crashed_agent_has_started(tmp_path):
     child = "import time; open('alive', 'w').close(); time.sleep(600)"
-    code = f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], cwd={str(tmp_path)!r}); os._exit(1)"
-    crew = crew_of(tmp_path, code)
-    crew.tend()
+    start = f"subprocess.Popen([sys.executable, '-c', {child!r}], cwd={str(tmp_path)!r})"
+    code = f"import os, subprocess, sys; {start}; os._exit(1)"
+    supervisor = supervisor_of(tmp_path, code)
+    supervisor.poll()
     wait_for((tmp_path / "alive").exists, 30)
-    (session,) = [member.process.pid for member in crew.members]
-    assert supervise.orphans(session)
-    crew.dismiss(5)
-    assert supervise.orphans(session) == []
+    (session,) = [worker.process.pid for worker in supervisor.workers]
+    assert supervise.session_children(session)
+    supervisor.shut_down(5)
+    assert supervise.session_children(session) == []
 
 
-def test_shares_and_devices(monkeypatch):
+def test_runs_and_gpus_are_divided_among_the_agents(monkeypatch):
     assert supervise.shares(None, 2) == [None, None]
     assert supervise.shares(7, 3) == [3, 2, 2]
     assert supervise.shares(1, 3) == [1, 0, 0]

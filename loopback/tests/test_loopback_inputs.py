@@ -1,4 +1,4 @@
-"""What clients may send: each input of the schema is read, harmless, or refused by its name."""
+"""Inputs of mutations: each field of the schema is read, is harmless, or is refused by name."""
 
 import inspect
 import json
@@ -15,7 +15,7 @@ from loopback import graph, inputs
 
 
 def constants(code) -> set[str]:
-    """All strings in a function's code, and the names that it uses."""
+    """All strings in a function's code, and the names that the code uses."""
     found = set(code.co_names)
     for value in code.co_consts:
         if inspect.iscode(value):
@@ -27,7 +27,7 @@ def constants(code) -> set[str]:
     return found
 
 
-def words(function, seen: set) -> set[str]:
+def strings(function, seen: set) -> set[str]:
     """The strings in a resolver, and in the functions and tables of loopback that it uses."""
     while isinstance(function, partial):
         function = function.func
@@ -40,12 +40,12 @@ def words(function, seen: set) -> set[str]:
         if isinstance(value, dict):
             found |= {key for key in value if isinstance(key, str)}
         elif getattr(value, "__module__", "").startswith("loopback"):
-            found |= words(value, seen)
+            found |= strings(value, seen)
     return found
 
 
 def fields_of(kind, found: dict) -> dict[str, list]:
-    """`TypeInput.field` of an input and of the inputs in it."""
+    """Name of an input type -> names of its fields, for `kind` and all inputs within it."""
     kind = get_named_type(kind)
     if isinstance(kind, GraphQLInputObjectType) and kind.name not in found:
         found[kind.name] = list(kind.fields)
@@ -55,10 +55,10 @@ def fields_of(kind, found: dict) -> dict[str, list]:
 
 
 def accepted() -> dict[str, bool]:
-    """Every input field of every mutation: whether a resolver reads it."""
+    """`Type.field` of every input field of every mutation -> whether a resolver reads it."""
     found: dict[str, bool] = {}
     for name, mutation in graph.schema().mutation_type.fields.items():
-        read = words(graph.RESOLVERS["Mutation"][name], set())
+        read = strings(graph.RESOLVERS["Mutation"][name], set())
         for kind, fields in fields_of(mutation.args["input"].type, {}).items():
             for field in fields:
                 found[f"{kind}.{field}"] = found.get(f"{kind}.{field}", False) or field in read
@@ -112,16 +112,14 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_the_client_is_refused_by_name(server, tmp_path, name):
+def test_the_client_gets_an_error_that_names_the_input(server, tmp_path, name):
     done = server.python("import wandb\n" + textwrap.dedent(REFUSED[name]), tmp_path, check=False)
     assert done.returncode != 0
     assert name in done.stdout + done.stderr
-    assert any(
-        name in what for what in server.health()["unknown_names"]
-    )  # an operator sees it, too
+    assert any(name in what for what in server.health()["unknown_names"])  # and /healthz counts it
 
 
-def test_automations_are_refused_by_name(server, tmp_path):
+def test_automations_are_refused_and_counted(server, tmp_path):
     code = "import wandb\nlist(wandb.Api().automations(entity='loopback'))\n"
     done = server.python(code, tmp_path, check=False)
     assert done.returncode != 0
@@ -131,8 +129,9 @@ def test_automations_are_refused_by_name(server, tmp_path):
 @pytest.mark.parametrize(
     "noted", [5, {"value": 5}, {"value": {"branch_point": 5}}, {"value": {"branch_point": {}}}]
 )
-def test_an_odd_note_of_the_client_is_no_error_of_the_server(server, noted):
-    query = """mutation B($c: JSONString) { upsertBucket(input: {modelName: "odd", name: "one", config: $c}) { inserted } }"""
+def test_an_odd_value_of_the_clients_notes_causes_no_server_error(server, noted):
+    query = """mutation B($c: JSONString) {
+      upsertBucket(input: {modelName: "odd", name: "one", config: $c}) { inserted } }"""
     body = json.dumps({"query": query, "variables": {"c": json.dumps({"_wandb": noted})}}).encode()
     headers = {"Authorization": f"Bearer {server.server.key}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{server.server.url}/graphql", body, headers)  # noqa: S310  our own server

@@ -1,45 +1,60 @@
-"""Agents as processes: started one after the other, each with its device and its log, and restarted when they fall."""
+"""Keeps agents running: starts them one after the other, restarts those that crash, ends them.
+
+Each agent is a process with its own log and its own value of CUDA_VISIBLE_DEVICES.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from loopback.daemon import with_package
 from loopback.errors import UserError
 
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled every time
-HEALTHY = 600.0  # seconds after which an agent counts as having worked, and its pause starts over
-MOST_FALLS = 6  # in a row, each sooner than HEALTHY: then something is wrong with the program, not with the machine
-AGAIN = 2.0  # seconds within which a second signal is the first one, passed on by make, timeout or a shell
-GAP = 1.0  # seconds between the two interrupts: the first says no further runs, the second ends those that run
+POLL_SECONDS = 1.0  # between two calls of Supervisor.poll
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds before a restart; doubled with every crash
+STABLE_SECONDS = 600.0  # after running this long, a crash counts as the first in a row
+MAX_CRASHES = 6  # in a row; by then the cause is the program, and a restart will not help
+REPEAT_SECONDS = 2.0  # a second signal within this time is the same request to end
+INTERRUPT_PAUSE = 1.0  # seconds between the first interrupt (no new runs) and the second (end runs)
+SAVE_SECONDS = 90.0  # for runs to save their state, between SIGTERM and SIGKILL
 
 
 @dataclass
-class Member:
-    """One process that should live until the sweep is over."""
+class Worker:
+    """One process that is kept running until the sweep is over: an agent, scheduler or controller.
+
+    Attributes:
+        name: as messages call it, such as "agent 0".
+        log: file to which the output of all its starts is appended.
+        limited: it ends by itself after its share of runs, and is then not started again.
+        start_delay: seconds until its first start.
+        inherited_locks: descriptors of locked files; they stay locked until the process has ended.
+        crashes: in a row, each sooner than STABLE_SECONDS after its start.
+        next_start: on the clock of time.monotonic().
+        log_start: size of the log in bytes before the first start.
+    """
 
     name: str
     command: list[str]
     environment: dict[str, str]
     log: Path
-    counted: bool = False  # it ends by itself after its share of runs
-    delay: float = 0.0  # seconds until its first start
-    process: subprocess.Popen | None = None
+    limited: bool = False
+    start_delay: float = 0.0
+    inherited_locks: tuple[int, ...] = ()
+    state: Literal["waiting", "running", "ended", "failed"] = "waiting"
+    process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    falls: int = 0
-    due: float = field(default=0.0)
-    state: str = "waiting"  # waiting, alive, done, fallen
-    log_start: int | None = None  # bytes in the log before the first start
-    held: tuple[
-        int, ...
-    ] = ()  # locked files (descriptors) that stay locked until the process has ended
+    crashes: int = 0
+    next_start: float = 0.0
+    log_start: int | None = None
 
-    def start(self, cwd: Path | None = None) -> None:
-        """Starts the process in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
+    def start(self) -> None:
+        """Starts the process in its own session: Ctrl-C at the terminal reaches only us."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
             if self.log_start is None:
@@ -48,138 +63,210 @@ class Member:
             log.flush()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "loopback.keeper", *self.command],
-                env=with_package(self.environment),
-                cwd=cwd,
-                stdin=subprocess.PIPE,  # closed by the kernel when we are killed
-                pass_fds=self.held,
+                env=self.environment,
+                stdin=subprocess.PIPE,  # the kernel closes it when we are killed
+                pass_fds=self.inherited_locks,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self.started, self.state = time.monotonic(), "alive"
+        self.started, self.state = time.monotonic(), "running"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process itself runs; processes that it started may outlive it."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its last start; None before the first one and while it runs."""
+        return self.process.poll() if self.process else None
 
     @property
     def output(self) -> str:
-        """What the process wrote to its log, over all its starts."""
-        return (
-            self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.process else ""
-        )
+        """What the process has written to its log in all its starts."""
+        if self.log_start is None:
+            return ""
+        return self.log.read_bytes()[self.log_start :].decode(errors="replace")
 
-    def fell(self) -> None:
-        """Plans the next start, or none after too many falls in a row."""
-        self.falls = 1 if time.monotonic() - self.started > HEALTHY else self.falls + 1
-        pause = min(FIRST_PAUSE * 2 ** (self.falls - 1), LONGEST_PAUSE)
-        self.due = time.monotonic() + pause
-        self.state = "fallen" if self.falls >= MOST_FALLS else "waiting"
+    def poll(self, is_over: Callable[[], bool]) -> None:
+        """Starts the process when it is time, and decides what to do when it has ended."""
+        if self.state == "waiting" and time.monotonic() >= self.next_start:
+            if self.crashes and is_over():
+                self.state = "ended"
+            else:
+                self.start()
+        elif self.state == "running" and not self.alive and not self.leftovers():
+            if (self.limited and self.exit_code == 0) or is_over():
+                self.state = "ended"
+            else:
+                self.crashed()
+
+    def crashed(self) -> None:
+        """Plans the next start, or none after MAX_CRASHES crashes in a row."""
+        stable = time.monotonic() - self.started > STABLE_SECONDS
+        self.crashes = 1 if stable else self.crashes + 1
+        pause = min(FIRST_PAUSE * 2 ** (self.crashes - 1), LONGEST_PAUSE)
+        self.next_start = time.monotonic() + pause
+        self.state = "failed" if self.crashes >= MAX_CRASHES else "waiting"
+
+    def leftovers(self) -> list[int]:
+        """Ids of the processes that this one has started and that still run."""
+        return session_children(self.process.pid) if self.process else []
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process if it runs."""
+        if self.process is not None and self.alive:
+            self.process.send_signal(number)
 
 
-class Crew:
-    """The members of one command. Call `tend` every second or so, `dismiss` at the end."""
+class Supervisor:
+    """The workers of one command. Call `poll` about once per second, and `shut_down` at the end."""
 
-    def __init__(self, members: list[Member], over):
-        """`over()` tells whether the sweep has ended, so that an agent that ends is not started again."""
-        self.members, self._over = members, over
-        for member in members:
-            member.due = time.monotonic() + member.delay
+    def __init__(self, workers: list[Worker], is_over: Callable[[], bool]) -> None:
+        """`is_over()` says whether the sweep is over: then a worker that ends is not restarted."""
+        self.workers, self._is_over = workers, is_over
+        for worker in workers:
+            worker.next_start = time.monotonic() + worker.start_delay
 
-    def tend(self) -> None:
-        """Starts what is due and looks after what has ended."""
-        for member in self.members:
-            if (
-                member.state == "alive"
-                and member.process.poll() is not None
-                and not orphans(member.process.pid)
-            ):
-                if (member.counted and member.process.returncode == 0) or self._over():
-                    member.state = "done"
-                else:
-                    member.fell()
-            elif member.state == "waiting" and time.monotonic() >= member.due:
-                if member.falls and self._over():
-                    member.state = "done"
-                else:
-                    member.start()
+    def poll(self) -> None:
+        """Starts the workers whose time has come, and handles those that have ended."""
+        for worker in self.workers:
+            worker.poll(self._is_over)
 
     @property
     def busy(self) -> bool:
-        """Whether anybody works or will be started again."""
-        return any(member.state in ("waiting", "alive") for member in self.members)
+        """Whether a worker runs or will be started."""
+        return any(worker.state in ("waiting", "running") for worker in self.workers)
 
     @property
-    def fallen(self) -> list[Member]:
-        """Those that fell too often."""
-        return [member for member in self.members if member.state == "fallen"]
+    def failed(self) -> list[Worker]:
+        """Workers that crashed too often and are not restarted."""
+        return [worker for worker in self.workers if worker.state == "failed"]
 
-    def dismiss(self, patience: float = 90.0) -> None:
-        """Ends all members: their runs get SIGTERM and `patience` seconds to save what they have; then SIGKILL.
+    def run(self) -> list[Worker]:
+        """Polls until no worker is left; returns those that failed.
 
-        Another Ctrl-C takes the patience away.
+        Raises:
+            KeyboardInterrupt: after the workers and their runs have been ended.
         """
-        living = [
-            member.process
-            for member in self.members
-            if member.process and member.process.poll() is None
-        ]
-        sessions = [member.process.pid for member in self.members if member.process]
         try:
-            self._ask_to_end(living, sessions)
-            deadline = time.monotonic() + patience
-            while time.monotonic() < deadline and any(orphans(s) for s in sessions) | any(
-                p.poll() is None for p in living
-            ):
+            while self.busy:
+                self.poll()
+                time.sleep(POLL_SECONDS)
+        finally:
+            self.shut_down()
+        return self.failed
+
+    def shut_down(self, timeout: float = SAVE_SECONDS) -> None:
+        """Ends all workers and their runs.
+
+        Runs get SIGTERM and up to `timeout` seconds to save their state, then SIGKILL. Another
+        Ctrl-C while this waits kills them at once.
+        """
+        try:
+            self._ask_to_end()
+            deadline = time.monotonic() + timeout
+            while time.monotonic() < deadline and self._any_left():
                 time.sleep(0.2)
         finally:
-            for process in living:
-                if process.poll() is None:
-                    process.kill()
-            for session in sessions:
-                send(orphans(session), signal.SIGKILL)
+            for worker in self.workers:
+                worker.send(signal.SIGKILL)
+                send(worker.leftovers(), signal.SIGKILL)
 
-    def _ask_to_end(self, living: list[subprocess.Popen], sessions: list[int]) -> None:
-        for number in range(2):
-            for process in living:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGINT)
-            time.sleep(GAP if number == 0 and living else 0)
-        for session in sessions:  # a run whose agent was killed is still ours to end
-            if session not in [process.pid for process in living]:
-                send(orphans(session), signal.SIGTERM)
+    def _any_left(self) -> bool:
+        return any(worker.alive or worker.leftovers() for worker in self.workers)
+
+    def _ask_to_end(self) -> None:
+        """Interrupts each worker twice. Runs whose agent was killed get SIGTERM."""
+        alive = [worker for worker in self.workers if worker.alive]
+        for worker in alive:
+            worker.send(signal.SIGINT)
+        time.sleep(INTERRUPT_PAUSE if alive else 0)
+        for worker in alive:
+            worker.send(signal.SIGINT)
+        for worker in self.workers:
+            if worker not in alive:
+                send(worker.leftovers(), signal.SIGTERM)
+
+
+def agent_workers(
+    path: str,
+    number: int,
+    gpus: list[str | None],
+    count: int | None,
+    stagger: float,
+    logs: Path,
+    environment: dict[str, str],
+) -> list[Worker]:
+    """The `wandb agent` processes of a sweep, not yet started.
+
+    Args:
+        path: ENTITY/PROJECT/SWEEP.
+        number: how many agents; fewer if `count` is smaller.
+        gpus: values of CUDA_VISIBLE_DEVICES, given to the agents in turn; None leaves it alone.
+        count: runs of all agents together; None for no limit.
+        stagger: seconds between the starts of two agents.
+        logs: folder for one log per agent.
+        environment: of every agent.
+    """
+    workers = []
+    for place, share in enumerate(shares(count, number)):
+        if share == 0:
+            continue
+        gpu = gpus[place % len(gpus)]
+        command = [sys.executable, "-m", "wandb", "agent"]
+        command += [path] if share is None else ["--count", str(share), path]
+        workers.append(
+            Worker(
+                name=f"agent {place}",
+                command=command,
+                environment=environment
+                if gpu is None
+                else {**environment, "CUDA_VISIBLE_DEVICES": gpu},
+                log=logs / f"agent-{place}.log",
+                limited=share is not None,
+                start_delay=place * stagger,
+            )
+        )
+    return workers
 
 
 def interruptible() -> None:
-    """Makes SIGINT, SIGTERM and SIGHUP (a closed terminal) a KeyboardInterrupt.
+    """Makes SIGINT, SIGTERM and SIGHUP (a closed terminal) raise a KeyboardInterrupt.
 
-    Signals that come within AGAIN seconds of each other count once.
-
-    A command run by make or under timeout gets one wish to end as two signals; the second must not cut the orderly end short.
+    Signals within REPEAT_SECONDS of each other count once. A command under make or timeout gets
+    one request to end as two signals, and the second must not cut the orderly end short.
     """
-    last = -AGAIN
+    last = -REPEAT_SECONDS
 
-    def wished(*_):
+    def interrupt(*_: object) -> None:
         nonlocal last
         moment = time.monotonic()
-        repeated, last = moment - last < AGAIN, moment
+        repeated, last = moment - last < REPEAT_SECONDS, moment
         if not repeated:
             raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, wished)
+        signal.signal(number, interrupt)
 
 
-def orphans(session: int) -> list[int]:
-    """Processes that a member has started and that outlive it; empty where there is no /proc."""
-    found = []
+def session_children(session: int) -> list[int]:
+    """Ids of all processes of a session except its first one; empty where there is no /proc."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = entry.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has just ended
-        if int(fields[3]) == session and int(entry.parent.name) != session and fields[0] != "Z":
-            found.append(int(entry.parent.name))
-    return found
+            continue  # the process has just ended
+        pid, zombie = int(entry.parent.name), fields[0] == "Z"
+        if int(fields[3]) == session and pid != session and not zombie:
+            pids.append(pid)
+    return pids
 
 
 def send(pids: list[int], number: signal.Signals) -> None:
+    """Sends a signal to each process that still exists."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -187,35 +274,41 @@ def send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def devices(wanted: str | None) -> list[str | None]:
-    """The values of CUDA_VISIBLE_DEVICES to hand out: `0,1,3`, or `all` for what nvidia-smi lists; [None] without."""
-    if not wanted:
+def devices(gpus: str | None) -> list[str | None]:
+    """The values of CUDA_VISIBLE_DEVICES to give to the agents; [None] without --gpus.
+
+    Args:
+        gpus: indices such as `0,1,3`, or `all`: those in CUDA_VISIBLE_DEVICES, else those that
+            nvidia-smi lists.
+
+    Raises:
+        UserError: an index is empty, or nvidia-smi lists no GPU.
+    """
+    if not gpus:
         return [None]
-    if wanted != "all":
-        listed = [device.strip() for device in wanted.split(",")]
+    if gpus != "all":
+        listed = [device.strip() for device in gpus.split(",")]
         if not all(listed):
-            problem = f"--gpus {wanted!r} names no GPU between two commas"
-            raise UserError(f"{problem}; name them: --gpus 0,1")
-        return listed
+            raise UserError(f"--gpus {gpus!r} has an empty index; list them as in --gpus 0,1")
+        return [*listed]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible:
-        return visible.split(",")
+    return [*(visible.split(",") if visible else _gpus_of_nvidia_smi())]
+
+
+def _gpus_of_nvidia_smi() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(
-            query, capture_output=True, text=True, check=True, timeout=60
-        ).stdout.split()
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(
-            f"--gpus all asks nvidia-smi, which does not answer: {error}; name them: --gpus 0,1"
-        ) from error
-    if not listed:
+        problem = f"--gpus all needs nvidia-smi, which failed: {error}"
+        raise UserError(f"{problem}; list the GPUs instead, as in --gpus 0,1") from error
+    if not done.stdout.split():
         raise UserError("nvidia-smi lists no GPU; leave --gpus out")
-    return listed
+    return done.stdout.split()
 
 
 def shares(count: int | None, number: int) -> list[int | None]:
-    """`count` runs divided among `number` agents as evenly as possible; None for each where there is no limit."""
+    """`count` runs divided among `number` agents as evenly as possible; None: no limit."""
     if count is None:
         return [None] * number
     return [count // number + (place < count % number) for place in range(number)]
