@@ -10,10 +10,10 @@ import pytest
 import yaml
 from conftest import ROOT
 from loopback_helpers import wait_for
+from segmentation.halving import brackets
 
 from segmentation import search
 from segmentation.config import OBJECTIVE
-from segmentation.halving import brackets
 
 SHRUNK = {  # search -> (largest budget in epochs, runs)
     "tpe": (2, 2),

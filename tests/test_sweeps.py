@@ -8,7 +8,7 @@ import pytest
 import yaml
 from sweeps import schema_violations_from_proposed_config
 
-from segmentation import search
+import studies
 from segmentation.config import BASELINE, OBJECTIVE, Config
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
@@ -42,7 +42,7 @@ class TestSweep:
 
     def test_every_value_builds_a_config(self, path):
         for name, parameter in load(path)["parameters"].items():
-            if name == search.SETTINGS:
+            if name == studies.OPTIONS:
                 continue  # for the search, never sent to a run
             for value in values_of(parameter):
                 config = Config.from_mapping({name: value})
@@ -79,10 +79,10 @@ class TestSweep:
             assert "early_terminate" not in sweep  # W&B refuses both at once
             assert (
                 sweep["scheduler"]["engine"] == "optuna"
-                and sweep["scheduler"]["source"] == "segmentation/search.py"
+                and sweep["scheduler"]["source"] == "studies.py"
             )
-            assert callable(getattr(search, sweep["scheduler"]["optimizer"]))
-            assert callable(getattr(search, sweep["scheduler"]["search_space"]))
+            assert callable(getattr(studies, sweep["scheduler"]["optimizer"]))
+            assert callable(getattr(studies, sweep["scheduler"]["search_space"]))
 
     def test_it_ends(self, path):
         assert load(path)["method"] == "grid" or "run_cap" in load(path)

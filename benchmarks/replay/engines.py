@@ -12,12 +12,14 @@ from functools import partial
 from typing import Any
 
 import optuna
+from wandb.sdk.sweeps.sweep_info import SweepInfo
 
+import studies
 from benchmarks.replay import peers
 from benchmarks.replay.tasks import FULL, SPACE, Synthetic
-from segmentation import search
+from search.optuna_bridge import search_space
+from segmentation.config import OBJECTIVE
 
-OBJECTIVE = "best_val_loss"
 ENVIRONMENT = {  # of another process: it repeats exactly, and its matrices are too small for threads
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -175,26 +177,45 @@ def peer(name: str, *variant: str) -> Callable[[int], ProcessEngine]:
     return lambda seed: ProcessEngine(peers.command_of(name, *variant), seed)
 
 
-def ours(make_policy: Callable, **settings) -> Callable[[int], OptunaEngine]:
-    """An engine of a policy of segmentation.search; `settings` are those of a sweep's `search` constant."""
+def ours(
+    entry_point: Callable[[SweepInfo], optuna.Study], **options: Any
+) -> Callable[[int], OptunaEngine]:
+    """An engine of a search of ours, made as `wandb sweep-scheduler` makes it.
+
+    Args:
+        entry_point: A function of studies.py.
+        options: Beside the seed, what a sweep sets by its constant `search`.
+    """
 
     def engine(seed: int) -> OptunaEngine:
-        sweep = {"parameters": SPACE | {search.SETTINGS: {"value": {"seed": seed} | settings}}}
-        return OptunaEngine(search.make_study(make_policy, sweep), search.search_space)
+        parameters = SPACE | {studies.OPTIONS: {"value": {"seed": seed} | options}}
+        sweep = SweepInfo(
+            id="replay",
+            name="replay",
+            entity="replay",
+            project="replay",
+            config={"parameters": parameters},
+            controller_run_name="",
+        )
+        return OptunaEngine(entry_point(sweep), search_space)
 
     return engine
 
 
-def believing(decades: float) -> Callable[[int], OptunaEngine]:
-    """Ours with a belief about the learning rate of the made-up task of that seed, so many decades off its best (inwards)."""
+def with_prior(decades: float) -> Callable[[int], OptunaEngine]:
+    """`multifidelity` with a prior of the learning rate, on the synthetic task of the seed.
+
+    Args:
+        decades: Distance of the prior's median from the best learning rate, towards the middle
+            of the range.
+    """
 
     def engine(seed: int) -> OptunaEngine:
         best = min(Synthetic(seed).grid, key=lambda one: one[1][-1])[0]["learning_rate"]
         middle = math.sqrt(SPACE["learning_rate"]["min"] * SPACE["learning_rate"]["max"])
-        believed = best * 10 ** math.copysign(decades, middle - best)
-        return ours(
-            search.Multifidelity, beliefs={"learning_rate": {"median": believed, "spread": 2}}
-        )(seed)
+        median = best * 10 ** math.copysign(decades, middle - best)
+        beliefs = {"learning_rate": {"median": median, "spread": 2}}
+        return ours(studies.multifidelity, beliefs=beliefs)(seed)
 
     return engine
 
@@ -247,13 +268,13 @@ PEERS: dict[str, tuple[str, ...]] = {  # name -> the peer and its variant
 }
 
 ENGINES: dict[str, Callable[[int], Any]] = {  # name -> seed -> engine
-    "ours tpe": ours(search.Tpe),
-    "ours tpe_halving": ours(lambda space, seed: search.Tpe(space, seed, first_rung=3)),
-    "ours hyperband": ours(search.Hyperband),
-    "ours bohb": ours(search.Bohb),
-    "ours multifidelity": ours(search.Multifidelity),
-    "ours multifidelity, right prior": believing(0.0),
-    "ours multifidelity, wrong prior": believing(1.0),
+    "ours tpe": ours(studies.tpe),
+    "ours tpe_halving": ours(studies.tpe_halving),
+    "ours hyperband": ours(studies.hyperband),
+    "ours bohb": ours(studies.bohb),
+    "ours multifidelity": ours(studies.multifidelity),
+    "ours multifidelity, right prior": with_prior(0.0),
+    "ours multifidelity, wrong prior": with_prior(1.0),
     "wandb random": lambda seed: WandbEngine("random", seed),
     "wandb random + hyperband": lambda seed: WandbEngine("random", seed, hyperband=3),
     "wandb random + hyperband from 1": lambda seed: WandbEngine("random", seed, hyperband=1),
