@@ -112,8 +112,8 @@ class Multifidelity(Seeded):
 
     def should_stop(self, run: RunHistory, histories: Sequence[RunHistory]) -> bool:
         """Whether the run is infeasible, or promises too little; see the class."""
-        if run.infeasible:
-            return True
+        if run.infeasible or run.epoch >= self.full:
+            return run.infeasible
         if rung_at(run.epoch, self.levels) == rung_at(run.asked_at, self.levels):
             return False
         if not outside_top(run, histories, self.levels, self.settings.protected_fraction):
