@@ -33,7 +33,7 @@ def test_rungs_grow_by_eta_and_end_at_the_full_budget():
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 27)), min_size=1, max_size=12))
 def test_outside_top_agrees_with_a_brute_force_reading(runs):
-    """ASHA, Li et al. 2020, Algorithm 2: the top len / eta of a rung are kept; here at least one."""
+    """ASHA, Li et al. 2020, Algorithm 2: the top len / eta of a rung stay; here at least one."""
     histories = [
         RunHistory(i, {}, 27, {e: float(loss) for e in range(1, epochs + 1)})
         for i, (loss, epochs) in enumerate(runs)

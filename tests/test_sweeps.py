@@ -59,7 +59,7 @@ class TestSweep:
         )
 
     def test_hyperband_compares_runs_before_the_last_epoch_only(self, path):
-        """At full budget nothing is left to save, and a run stopped there would count as stopped."""
+        """At full budget nothing is left to save; a run stopped there would count as stopped."""
         sweep = load(path)
         if "early_terminate" in sweep:
             hyperband, epochs = sweep["early_terminate"], sweep["parameters"]["epochs"]["value"]
