@@ -201,7 +201,8 @@ class _Pairs:
 
     def __init__(self, a: Inputs, b: Inputs):
         differ = a.categories[:, None, :] != b.categories[None, :, :]
-        self.squares: Floats = (a.numbers.T[:, :, None] - b.numbers.T[:, None, :]) ** 2
+        differences = a.numbers.T[:, :, None] - b.numbers.T[:, None, :]
+        self.squares: Floats = np.square(differences)
         self.differing: Floats = differ.sum(-1).astype(float)
         self.epochs: Floats = np.add.outer(a.epochs, b.epochs).astype(float)
         same_run = (a.runs[:, None] == b.runs[None, :]) & (a.runs[:, None] != NO_RUN)

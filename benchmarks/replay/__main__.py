@@ -128,9 +128,9 @@ def main(
     missing = [key for key in asked if key not in done]
     failed: dict[Key, BaseException] = {}
     with workers(jobs) as pool, tqdm(total=len(missing), unit="replay", dynamic_ncols=True) as bar:
-        for key, error in lines.make(missing, file, pool, measure):
-            if error:
-                failed[key] = error
+        for key, failure in lines.make(missing, file, pool, measure):
+            if failure:
+                failed[key] = failure
             bar.update()
     written = report.write(list(lines.read(file).values()), out)
     click.echo("\n".join(map(str, written)))

@@ -3,6 +3,7 @@
 import csv
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,15 +113,15 @@ COLUMNS: dict[str, Callable[[list[Line]], str]] = {
     "epochs to 2 %": lambda rows: _mean_spent(rows, 0.02),
     "reached 2 %": lambda rows: _fraction_reached(rows, 0.02),
     **{
-        f"regret at {epochs:,}": lambda rows, epochs=epochs: _known(
-            rows, f"regret {epochs}", _percent, "{:.2f} %"
+        f"regret at {epochs:,}": partial(
+            _known, name=f"regret {epochs}", average=_percent, form="{:.2f} %"
         )
         for epochs in CHECKPOINTS
     },
     "seconds to 5 %": lambda rows: _mean_spent(rows, 0.05, "seconds"),
     **{
-        f"ms at {runs:,} runs": lambda rows, runs=runs: _known(
-            rows, f"milliseconds {runs}", statistics.mean, "{:.1f}"
+        f"ms at {runs:,} runs": partial(
+            _known, name=f"milliseconds {runs}", average=statistics.mean, form="{:.1f}"
         )
         for runs in AFTER
     },

@@ -131,7 +131,7 @@ class Synthetic(Task):
             + c["batch"] * (octave - c["octave"]) ** 2
         )
         tau = c["tau"] * 10 ** (-c["hurry"] * u + 0.06 * (octave - 2.5))
-        loss = final + (max(c["start"] - final, 0.02)) * (1 + epoch / tau) ** -c["power"]
+        loss: Floats = final + max(c["start"] - final, 0.02) * (1 + epoch / tau) ** -c["power"]
         loss = loss + c["floor"] * c["overfit"] * np.maximum(epoch - 8 - 2 * octave, 0) / FULL
         if u > c["margin"]:
             loss[max(0, 3 - int(6 * (u - c["margin"]))) :] = np.nan
@@ -156,7 +156,7 @@ class Synthetic(Task):
 
     def seconds(self, params: Mapping[str, Any]) -> float:
         """Duration of an epoch in seconds; longer for small batches, which use a GPU badly."""
-        return 1.0 + 4.0 / params["batch_size"]
+        return 1.0 + 4.0 / float(params["batch_size"])
 
     @cached_property
     def grid(self) -> list[tuple[dict[str, Any], Floats]]:
