@@ -101,27 +101,29 @@ def brackets(full: int, eta: int = ETA, equal_parts: bool = False) -> Plan:
 
 @dataclass
 class Bracket:
-    """One bracket in progress: its stages, and the runs assigned to each."""
+    """One bracket in progress: its stages, each with another budget, and the runs of each."""
 
     stages: list[Stage]
     space: Space
     runs: list[list[RunHistory]] = field(init=False)
+    stage_of: dict[int, int] = field(init=False)  # budget in epochs -> index of its stage
 
     def __post_init__(self) -> None:
         self.runs = [[] for _ in self.stages]
+        self.stage_of = {stage.epochs: i for i, stage in enumerate(self.stages)}
 
     def assign(self, run: RunHistory) -> bool:
-        """Assign a run to the first stage that can hold it; False if none can.
+        """Assign a run to the stage of its budget; False if there is none, or if it is full.
 
-        A stage holds runs of its budget until it is full. Beyond the first stage, their
-        configurations must come from the stage before.
+        Beyond the first stage, the configuration must come from the stage before.
         """
-        for i, stage in enumerate(self.stages):
-            vacant = run.budget == stage.epochs and len(self.runs[i]) < stage.size
-            if vacant and (i == 0 or self._has_configuration(i - 1, run)):
-                self.runs[i].append(run)
-                return True
-        return False
+        i = self.stage_of.get(run.budget)
+        if i is None or len(self.runs[i]) == self.stages[i].size:
+            return False
+        if i and not self._has_configuration(i - 1, run):
+            return False
+        self.runs[i].append(run)
+        return True
 
     def next_run(self) -> NextRun | None:
         """The next run of the first stage that lacks one; None while that stage must wait."""
@@ -139,8 +141,8 @@ class Bracket:
         return None
 
     def _has_configuration(self, stage: int, run: RunHistory) -> bool:
-        key = self.space.key(run.params)
-        return any(self.space.key(other.params) == key for other in self.runs[stage])
+        key = self.space.key
+        return any(key(other.params) == key(run.params) for other in self.runs[stage])
 
 
 def _rank(run: RunHistory, epochs: int) -> tuple[float, int]:

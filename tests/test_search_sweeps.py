@@ -127,7 +127,7 @@ def test_a_real_sweep_finishes_with_all_its_runs_and_no_configuration_twice(ende
 def test_runs_train_the_budgets_of_their_brackets(ended, name):
     runs = ended[name][0]["runs"]
     planned = collections.Counter()
-    for stages in brackets(SHRUNK[name][0], whole=name == "bohb"):
+    for stages in brackets(SHRUNK[name][0], equal_parts=name == "bohb"):
         planned.update({epochs: count for count, epochs in stages})
     assert collections.Counter(config_of(run)["epochs"] for run in runs) == planned
     assert all(run["historyLineCount"] == config_of(run)["epochs"] for run in runs)
