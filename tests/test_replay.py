@@ -1,4 +1,4 @@
-"""The replay benchmark: nothing is known before its time, agents share the clock, and it repeats exactly."""
+"""The replay benchmark: no look-ahead, one clock for all agents, exact repetition, the report."""
 
 import csv
 import json
@@ -31,23 +31,23 @@ def one_thread():
 
 
 class Scripted:
-    """An engine that asks for given runs and writes down what it hears."""
+    """An engine that asks for given runs and records all calls."""
 
     def __init__(self, runs, stop_at=None):
-        self.runs, self.stop_at, self.heard = iter(runs), stop_at, []
+        self.runs, self.stop_at, self.calls = iter(runs), stop_at, []
 
     def ask(self):
         params, epochs = next(self.runs)
-        key = f"run {sum(what[0] == 'ask' for what in self.heard)}"
-        self.heard.append(("ask", key))
+        key = f"run {sum(what[0] == 'ask' for what in self.calls)}"
+        self.calls.append(("ask", key))
         return key, params, epochs
 
     def report(self, key, epoch, value):
-        self.heard.append((key, epoch, value))
+        self.calls.append((key, epoch, value))
         return epoch == self.stop_at
 
     def ended(self, key, status):
-        self.heard.append(("ended", key, status))
+        self.calls.append(("ended", key, status))
 
 
 GOOD = {"batch_size": 8, "learning_rate": 0.001, "activation": "relu"}
@@ -64,7 +64,7 @@ def test_curves_have_the_shapes_of_real_ones():
         first = np.array([truth[0] for _, truth in task.grid])
         assert (
             0.3 < np.corrcoef(first[final < WORST], final[final < WORST])[0, 1] < 0.999
-        )  # the first epoch tells something
+        )  # the first epoch is informative
 
 
 def test_two_repeats_differ_by_noise_alone():
@@ -75,27 +75,27 @@ def test_two_repeats_differ_by_noise_alone():
     np.testing.assert_array_equal(one, task.run(GOOD, 0)[0])
 
 
-def test_no_look_ahead():
-    """What an engine hears until a moment does not depend on what would have come later."""
+def test_an_engine_sees_nothing_that_happens_later():
+    """What it gets up to a moment does not depend on values after it."""
 
     class Cut(Synthetic):
         def run(self, params, repeat):
             values, dead = super().run(params, repeat)
             return np.concatenate([values[:4], 9.0 + values[4:]]), dead
 
-    heard = []
+    seen = []
     for task in (Synthetic(1), Cut(1)):
         engine = Scripted([(GOOD, 27)] * 4)
         replay(engine, task, agents=4, budget=4 * 4)
-        heard.append(engine.heard)
-    assert heard[0] == heard[1]
+        seen.append(engine.calls)
+    assert seen[0] == seen[1]
 
 
-def test_the_clock_lets_fast_runs_report_first_and_honours_budgets_and_stops():
+def test_fast_runs_report_first_and_runs_end_at_their_budget_or_when_stopped():
     task = Synthetic(1)
     engine = Scripted([(SLOW, 27), (GOOD, 3), (GOOD, 27), (GOOD, 27)])
     trace = replay(engine, task, agents=2, budget=6)
-    assert [h[0] for h in engine.heard[2:6]] == [
+    assert [h[0] for h in engine.calls[2:6]] == [
         "run 1",
         "run 1",
         "run 1",
@@ -105,12 +105,12 @@ def test_the_clock_lets_fast_runs_report_first_and_honours_budgets_and_stops():
     assert trace.best == sorted(trace.best, reverse=True)
     engine = Scripted([(GOOD, 27)] * 9, stop_at=2)
     replay(engine, task, agents=1, budget=4)
-    assert [h for h in engine.heard if h[0] == "ended"] == [
+    assert [h for h in engine.calls if h[0] == "ended"] == [
         ("ended", f"run {i}", "stopped") for i in range(2)
     ]
 
 
-def test_a_run_that_diverges_ends_and_is_no_success():
+def test_a_run_that_diverges_ends_and_does_not_count_as_good():
     task = Synthetic(1)
     engine = Scripted(
         [
@@ -120,7 +120,7 @@ def test_a_run_that_diverges_ends_and_is_no_success():
         * 9
     )
     trace = replay(engine, task, agents=1, budget=8)
-    ended = [h for h in engine.heard if h[0] == "ended"]
+    ended = [h for h in engine.calls if h[0] == "ended"]
     assert ended and all(status == "diverged" for *_, status in ended)
     assert min(trace.best) >= WORST
     assert trace.until(1.0) is None and trace.until(WORST) is not None
@@ -134,7 +134,7 @@ def test_every_engine_repeats_exactly(name):
     ]
 
 
-def test_an_engine_may_live_in_another_process(tmp_path, monkeypatch):
+def test_an_engine_in_another_process_gives_the_same_replay(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))
     script = tmp_path / "peer.py"
     script.write_text(
@@ -179,7 +179,7 @@ def table(tmp_path):
     return saved(tmp_path / "curves.csv")
 
 
-def test_a_proposal_is_answered_by_the_nearest_configuration_of_its_activation(table):
+def test_a_proposal_gets_the_curve_of_the_nearest_configuration_with_its_activation(table):
     task, draw = Curves(table), np.random.default_rng(0)
     for _ in range(300):
         params = {
@@ -203,7 +203,7 @@ def test_real_curves_report_running_minima_and_truths_are_means_over_repeats(tab
     first, second = [1.0, *[0.7] * 26], [0.9, 0.8, *[0.5] * 25]
     for seed, turns in ((0, [first, second, first]), (1, [second, first, second])):
         one = Curves(table, seed)
-        for again in range(2):  # a second replay begins anew
+        for again in range(2):  # a second replay starts with the first curve
             assert [one.run(params, repeat)[0].tolist() for repeat in range(3)] == turns, again
     assert (
         task.truth(params) == pytest.approx(np.mean([first, second], axis=0))
@@ -220,7 +220,7 @@ def test_real_curves_report_running_minima_and_truths_are_means_over_repeats(tab
     assert task.optimum == pytest.approx(0.6) and (task.oracle(0.05), task.oracle(0.3)) == (3, 1)
 
 
-def test_a_table_that_cannot_answer_says_so(tmp_path):
+def test_a_missing_incomplete_or_wrong_table_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"benchmarks\.replay\.curves"):
         Curves(tmp_path / "none.csv").truth(GOOD)
     with pytest.raises(ValueError, match="no curve with activation swish, tanh yet"):
@@ -231,15 +231,15 @@ def test_a_table_that_cannot_answer_says_so(tmp_path):
         )
 
 
-def test_an_engine_hears_each_value_when_the_clock_reaches_it(table):
-    """And nothing that is not the value of a run that it asked for, on either kind of task."""
+def test_each_value_is_reported_when_the_clock_reaches_it(table):
+    """And only values of runs that the engine asked for, on either kind of task."""
     for make in (lambda: Synthetic(1), lambda: Curves(table)):
         engine = Scripted(
             [(SLOW, 27), (GOOD, 3), (GOOD | {"activation": "tanh"}, 27), (GOOD, 9)] * 9
         )
         task, trace = make(), replay(engine, make(), agents=3, budget=60)
         values = [task.run(run["params"], repeat)[0] for repeat, run in enumerate(trace.runs)]
-        reports = [what for what in engine.heard if what[0] not in ("ask", "ended")]
+        reports = [what for what in engine.calls if what[0] not in ("ask", "ended")]
         assert len(reports) == 60
         for now, (key, epoch, value) in zip(trace.seconds, reports, strict=True):
             number = int(key.split()[1])
@@ -266,7 +266,7 @@ def line(
     return made | {"curve": {"epochs": [1, 10, 500], "regret": [1.0, 0.5, 0.0]}}
 
 
-def test_the_table_agrees_with_a_hand_computed_one(tmp_path):
+def test_the_page_agrees_with_numbers_computed_by_hand(tmp_path):
     made = [line("b", seed, near, near, version=None) for seed, near in enumerate((200, 300))]
     made += [
         line("a", 0, 40, 80, 0.03),
@@ -281,9 +281,9 @@ def test_the_table_agrees_with_a_hand_computed_one(tmp_path):
     expected = {
         "epochs to 5 %": "122",  # (40 * 90 * 500) ** (1 / 3)
         "median (quartiles)": "90 (65 to 295)",
-        "got there": "67 %",
+        "reached 5 %": "67 %",
         "epochs to 2 %": "271",  # (80 * 500 * 500) ** (1 / 3)
-        "got to 2 %": "33 %",
+        "reached 2 %": "33 %",
         "regret at 486": "2.00 %",
         "regret at 1,944": "-",
         "seconds to 5 %": "243",  # (80 * 180 * 1000) ** (1 / 3)
@@ -296,7 +296,7 @@ def test_the_table_agrees_with_a_hand_computed_one(tmp_path):
     assert (
         a == {"engine": "a"} | expected
         and b["epochs to 5 %"] == "245"
-        and b["got to 2 %"] == "100 %"
+        and b["reached 2 %"] == "100 %"
     )
     assert "--seeds 0:3 --task synthetic --agents 4 --budget 500` with optuna 5." in text
     with written[1].open(newline="") as file:
@@ -313,10 +313,20 @@ def test_the_table_agrees_with_a_hand_computed_one(tmp_path):
 
 
 def test_labels_keep_their_order_and_a_distance():
-    assert report.apart([0.0, 3.0, 0.1, -1.0], 0.5) == [0.0, 3.0, 0.5, -1.0]
+    assert report.spaced([0.0, 3.0, 0.1, -1.0], 0.5) == [0.0, 3.0, 0.5, -1.0]
 
 
-def test_what_a_kill_tore_is_made_again_and_nothing_else(tmp_path):
+def test_an_engine_has_the_same_look_in_all_panels():
+    """Also where engines differ between panels; the chosen ones come first."""
+    one, other = (("synthetic", 4, 500), ("synthetic", 4, 900))
+    names = {one: ["b", "ours multifidelity"], other: ["syne-tune asha", "c", "ours multifidelity"]}
+    groups = {report.Setting(*key): {name: [] for name in of} for key, of in names.items()}
+    looks = report.looks(groups)
+    assert list(looks) == ["ours multifidelity", "syne-tune asha", "b", "c"]
+    assert len({look["color"] for look in looks.values()}) == 4
+
+
+def test_only_a_line_truncated_by_a_kill_is_made_again(tmp_path):
     file, keys, made = (
         tmp_path / "replays.jsonl",
         [Key("t", seed, "a", 4, 9) for seed in range(4)],
@@ -339,12 +349,12 @@ def test_what_a_kill_tore_is_made_again_and_nothing_else(tmp_path):
     go()
     assert made == [*keys, keys[-1]] and set(lines.read(file)) == set(keys)
     go()
-    assert (
-        len(made) == 5 and len(file.read_text().splitlines()) == 5
-    )  # the torn one lies there still
+    assert len(made) == 5 and len(file.read_text().splitlines()) == 5  # the truncated line stays
 
 
-def test_the_command_goes_on_names_what_failed_and_repeats_nothing(tmp_path, monkeypatch):
+def test_the_command_continues_after_a_failure_reports_it_and_repeats_nothing(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(command, "workers", ThreadPoolExecutor)
     options = [
         "--seeds",
@@ -391,18 +401,18 @@ def replayed_regret(one):
     trace = replay(
         ENGINES[one["engine"]](one["seed"]), Synthetic(one["seed"]), budget=one["budget"]
     )
-    return trace.at(one["budget"]) / one["optimum"] - 1
+    return trace.best[one["budget"] - 1] / one["optimum"] - 1
 
 
 @pytest.mark.parametrize("seeds", ["3", "4:4", "a:b"])
-def test_a_range_of_seeds_that_is_none_is_refused(seeds, tmp_path):
+def test_an_invalid_range_of_seeds_is_refused(seeds, tmp_path):
     result = CliRunner().invoke(command.main, ["--seeds", seeds, "--out", str(tmp_path / "out")])
     assert (
         result.exit_code == 2 and "not FROM:TO" in result.stderr and not (tmp_path / "out").exists()
     )
 
 
-def test_a_worker_keeps_to_one_thread():
+def test_a_worker_uses_one_thread():
     with workers(1) as pool:
         found = pool.submit(threadpool_info).result()
     assert found and all(library["num_threads"] == 1 for library in found)

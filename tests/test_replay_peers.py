@@ -1,4 +1,4 @@
-"""Searches of other packages on the replay's clock: the protocol, their environments, and each that is installed."""
+"""Searches of other packages: the protocol, their environments, and each that is installed."""
 
 import json
 import math
@@ -21,11 +21,11 @@ from benchmarks.replay.tasks import ACTIVATIONS, FULL, SPACE, WORST, Synthetic
 
 
 class Toy(AtEnd):
-    """Proposes one configuration and keeps what it is told."""
+    """Proposes one configuration and records what it gets."""
 
     def __init__(self, space, seed, full):
         super().__init__(space, full)
-        self.told = []
+        self.received = []
 
     def propose(self):
         return (
@@ -35,10 +35,10 @@ class Toy(AtEnd):
         )
 
     def tell(self, handle, loss, status):
-        self.told.append((handle, loss, status))
+        self.received.append((handle, loss, status))
 
 
-def test_the_protocol_carries_each_message_there_and_its_answer_back():
+def test_every_message_gets_its_answer():
     made, answers = [], []
 
     def make(space, seed, full):
@@ -60,10 +60,10 @@ def test_the_protocol_carries_each_message_there_and_its_answer_back():
     }  # within the bounds
     stop = {"stop": False}
     assert answers == [{}, {"key": "0"} | run, stop, stop, {}, {"key": "1"} | run]
-    assert made[0].told == [("handle 0", 0.4, "finished")] and made[0].full == 9
+    assert made[0].received == [("handle 0", 0.4, "finished")] and made[0].full == 9
 
 
-def test_a_space_is_read_whatever_its_bounds_and_one_that_peers_do_not_know_is_an_error():
+def test_a_space_is_parsed_and_an_unsupported_parameter_is_an_error():
     space = SPACE | {
         "learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 0.5}
     }
@@ -80,7 +80,7 @@ def test_a_space_is_read_whatever_its_bounds_and_one_that_peers_do_not_know_is_a
 
 
 def script(tmp_path, body):
-    """A peer of our own: its prints and its errors are not answers."""
+    """Command of a peer made from a script."""
     path = tmp_path / "peer.py"
     path.write_text(
         f"import sys\nsys.path.insert(0, {str(peers.HERE)!r})\nfrom protocol import main\n"
@@ -89,7 +89,7 @@ def script(tmp_path, body):
     return [sys.executable, str(path)]
 
 
-def test_what_a_package_prints_is_no_answer(tmp_path):
+def test_what_a_package_prints_is_not_taken_for_an_answer(tmp_path):
     command = script(
         tmp_path,
         """
@@ -106,7 +106,7 @@ def test_what_a_package_prints_is_no_answer(tmp_path):
     assert engine.process.returncode == 0
 
 
-def test_a_peer_that_fails_is_an_error_that_names_it_and_leaves_no_process(tmp_path, monkeypatch):
+def test_a_failing_peer_is_named_in_the_error_and_leaves_no_process(tmp_path, monkeypatch):
     command = script(
         tmp_path,
         "main(lambda space, seed, full: type('Broken', (), {'ask': lambda self: 1 / 0})())",
@@ -125,7 +125,7 @@ def test_a_peer_that_fails_is_an_error_that_names_it_and_leaves_no_process(tmp_p
         ProcessEngine([sys.executable, "-c", "raise SystemExit(3)"], seed=0)
 
 
-def test_a_missing_environment_names_the_command_that_makes_it(tmp_path, monkeypatch):
+def test_a_missing_environment_names_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
     with pytest.raises(
         FileNotFoundError, match=r"python -m benchmarks\.replay\.peers hyperopt_tpe"
@@ -137,7 +137,7 @@ def test_a_missing_environment_names_the_command_that_makes_it(tmp_path, monkeyp
     )
 
 
-def test_every_peer_has_a_script_and_pins_that_leave_nothing_open():
+def test_every_peer_has_a_script_and_exact_versions():
     assert {name for name, *_ in PEERS.values()} == set(peers.NAMES)
     for name in peers.NAMES:
         assert (peers.HERE / f"{name}.py").exists()
@@ -147,9 +147,7 @@ def test_every_peer_has_a_script_and_pins_that_leave_nothing_open():
         )
 
 
-def test_the_installer_leaves_the_ready_alone_and_goes_on_after_one_that_fails(
-    tmp_path, monkeypatch
-):
+def test_the_installer_skips_ready_peers_and_continues_after_a_failure(tmp_path, monkeypatch):
     first, second, third = peers.NAMES[:3]
     ran = []
 

@@ -1,6 +1,10 @@
-"""Every search as a real sweep of train.py on tiny data: the unmodified scheduler and two agents against our server."""
+"""Every search as a real sweep of train.py on tiny data.
+
+The unmodified `wandb sweep-scheduler` and two agents run against our server.
+"""
 
 import collections
+import json
 import shutil
 import subprocess
 import sys
@@ -11,9 +15,9 @@ import yaml
 from conftest import ROOT
 from loopback_helpers import wait_for
 
-from segmentation import search
+import studies
+from search.halving import brackets
 from segmentation.config import OBJECTIVE
-from segmentation.halving import brackets
 
 SHRUNK = {  # search -> (largest budget in epochs, runs)
     "tpe": (2, 2),
@@ -25,23 +29,24 @@ SHRUNK = {  # search -> (largest budget in epochs, runs)
 
 
 class Sweep:
-    """A sweep of sweeps/ with few runs of few epochs, its scheduler and its two agents."""
+    """A sweep of sweeps/ with few runs of few epochs, its scheduler and its two agents.
+
+    The project is copied into a folder, so that nothing else is on any path.
+    """
 
     def __init__(self, served, folder, name, data):
         self.served, self.folder, self.schedulers = served, folder, 0
         epochs, runs = SHRUNK[name]
         config = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text()) | {"run_cap": runs}
         config["parameters"]["epochs"] = {"value": epochs}
-        config["parameters"]["learning_rate"]["max"] = (
-            0.003  # above it a run may diverge, and not train its budget
-        )
+        # Above this rate a run may diverge, and not train its budget.
+        config["parameters"]["learning_rate"]["max"] = 0.003
         folder.mkdir()
-        shutil.copy(ROOT / "train.py", folder)
-        shutil.copytree(
-            ROOT / "segmentation",
-            folder / "segmentation",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+        for file in ("train.py", "studies.py"):
+            shutil.copy(ROOT / file, folder)
+        for package in ("segmentation", "search"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / package, folder / package, ignore=ignored)
         self.path = served.sweep(yaml.safe_dump(config), folder)
         self.start_scheduler()
         self.agents = [
@@ -49,7 +54,7 @@ class Sweep:
         ]
 
     def start_scheduler(self) -> None:
-        """As a user does: from the project's folder, which is on nobody's path."""
+        """Start it as a user does: from the project's folder, with no PYTHONPATH."""
         self.schedulers += 1
         log = (self.folder / f"scheduler-{self.schedulers}.log").open("w")
         command = [
@@ -70,7 +75,7 @@ class Sweep:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
     def wait(self) -> dict:
-        """The state of the sweep once it is over."""
+        """Wait for agents and scheduler to end; the state of the sweep."""
         assert [agent.wait(500) for agent in self.agents] == [0, 0], self.log()
         assert self.scheduler.wait(60) == 0, self.log()
         return self.served.state(self.path)
@@ -82,7 +87,10 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def ended(served, tiny_set, tmp_path_factory):
-    """name -> (state of the sweep, configurations); all at once, and our own loses its scheduler in the middle."""
+    """name -> (state of the sweep, Sweep). All run at once.
+
+    The scheduler of `multifidelity` is killed while a run trains, and started again.
+    """
     folder = tmp_path_factory.mktemp("searches")
     sweeps = {name: Sweep(served, folder / name, name, tiny_set) for name in SHRUNK}
     try:
@@ -100,15 +108,13 @@ def ended(served, tiny_set, tmp_path_factory):
 
 
 def config_of(run: dict) -> dict:
-    import json
-
     return {
         name: cell["value"] for name, cell in json.loads(run["config"]).items() if name != "_wandb"
     }
 
 
 @pytest.mark.parametrize("name", SHRUNK)
-def test_it_runs_as_a_real_sweep(ended, name):
+def test_a_real_sweep_finishes_with_all_its_runs_and_no_configuration_twice(ended, name):
     state, sweep = ended[name]
     assert state["state"] == "FINISHED" and len(state["runs"]) == SHRUNK[name][1]
     assert {run["state"] for run in state["runs"]} <= {"finished", "killed"}, sweep.log()
@@ -121,7 +127,7 @@ def test_it_runs_as_a_real_sweep(ended, name):
 def test_runs_train_the_budgets_of_their_brackets(ended, name):
     runs = ended[name][0]["runs"]
     planned = collections.Counter()
-    for stages in brackets(SHRUNK[name][0], whole=name == "bohb"):
+    for stages in brackets(SHRUNK[name][0], equal_parts=name == "bohb"):
         planned.update({epochs: count for count, epochs in stages})
     assert collections.Counter(config_of(run)["epochs"] for run in runs) == planned
     assert all(run["historyLineCount"] == config_of(run)["epochs"] for run in runs)
@@ -129,10 +135,10 @@ def test_runs_train_the_budgets_of_their_brackets(ended, name):
         epochs: {config_of(r)["learning_rate"] for r in runs if config_of(r)["epochs"] == epochs}
         for epochs in (1, 3)
     }
-    assert len(rate[1] & rate[3]) == 1  # the one that was promoted
+    assert len(rate[1] & rate[3]) == 1  # the promoted configuration
 
 
-def test_a_killed_scheduler_goes_on_without_losing_or_doubling_a_run(ended):
+def test_a_killed_scheduler_resumes_without_losing_or_repeating_a_run(ended):
     state, sweep = ended["multifidelity"]
     assert sweep.schedulers == 2 and len(state["runs"]) == SHRUNK["multifidelity"][1]
     second = (sweep.folder / "scheduler-2.log").read_text()
@@ -141,29 +147,34 @@ def test_a_killed_scheduler_goes_on_without_losing_or_doubling_a_run(ended):
     ), second
 
 
-def test_an_earlier_sweep_is_read_off_the_server(ended, api):
-    """As W&B's scheduler makes a study of the sweep's configuration, here one with `warm_start`."""
+def test_a_warm_start_reads_the_runs_of_an_earlier_sweep_from_the_server(ended, api):
+    """The study is made as W&B's scheduler makes it, here of a sweep with `warm_start`."""
     state, before = ended["tpe_halving"]
     config = yaml.safe_load((ROOT / "sweeps" / "multifidelity.yaml").read_text())
-    config["parameters"][search.SETTINGS] = {"value": {"warm_start": before.path}}
-    known = search.multifidelity(SimpleNamespace(config=config)).sampler.policy.earlier
-    assert {record.params["learning_rate"] for record in known} == {
+    config["parameters"][studies.OPTIONS] = {"value": {"warm_start": before.path}}
+    known = studies.multifidelity(SimpleNamespace(config=config)).sampler.policy.earlier
+    assert {run.params["learning_rate"] for run in known} == {
         config_of(run)["learning_rate"] for run in state["runs"]
     }
-    assert sorted(record.epoch for record in known) == sorted(
+    assert sorted(run.epoch for run in known) == sorted(
         run["historyLineCount"] for run in state["runs"]
     )
 
 
-def test_the_scheduler_finds_the_package_from_its_folder_alone(tmp_path):
-    """W&B loads the source by its path, from a console script whose path holds no project."""
+@pytest.mark.parametrize("where", ["the project's folder", "another folder"])
+def test_wandb_loads_studies_where_nothing_is_on_the_path(where, tmp_path):
+    """W&B loads `source` by its path, from a console script; -P keeps the folder off sys.path."""
+    inside = where == "the project's folder"
+    source = "studies.py" if inside else str(ROOT / "studies.py")
     code = (
         "from wandb.sdk.sweeps.scheduler.client import load_source_object as load;"
-        f"print(load({str(ROOT / 'segmentation' / 'search.py')!r}, 'tpe'))"
+        f"print(load({source!r}, 'tpe'))"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True
-        ).returncode
-        == 0
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=ROOT if inside else tmp_path,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr

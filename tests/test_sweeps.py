@@ -1,4 +1,4 @@
-"""Every value of every sweep can be a run, W&B accepts every file, and each says what it searches, costs and how to start it."""
+"""sweeps/*.yaml: W&B accepts each file, each value is a valid run, and each head is complete."""
 
 import itertools
 import re
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from sweeps import schema_violations_from_proposed_config
 
-from segmentation import search
+import studies
 from segmentation.config import BASELINE, OBJECTIVE, Config
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
@@ -20,7 +20,7 @@ def load(path: Path) -> dict:
 
 
 def values_of(parameter: dict) -> list:
-    """The values that a parameter may take, or the ends of its range."""
+    """The values that a parameter may have, or the bounds of its range."""
     if "values" in parameter:
         return parameter["values"]
     return [parameter["value"]] if "value" in parameter else [parameter["min"], parameter["max"]]
@@ -42,24 +42,24 @@ class TestSweep:
 
     def test_every_value_builds_a_config(self, path):
         for name, parameter in load(path)["parameters"].items():
-            if name == search.SETTINGS:
-                continue  # for the search, never sent to a run
+            if name == studies.OPTIONS:
+                continue  # options of the search; no run receives them
             for value in values_of(parameter):
                 config = Config.from_mapping({name: value})
                 assert name == "configuration" or getattr(config, name) == (
                     "linear" if value is None else value
                 )
 
-    def test_no_text_is_meant_as_a_number(self, path):
+    def test_no_number_is_written_as_text(self, path):
         assert [text for text in strings(load(path)) if NUMBER.fullmatch(text)] == []
 
-    def test_it_minimises_the_one_objective(self, path):
+    def test_it_minimises_the_objective(self, path):
         assert (
             load(path)["metric"]["name"] == OBJECTIVE and load(path)["metric"]["goal"] == "minimize"
         )
 
-    def test_hyperband_looks_before_the_last_epoch_alone(self, path):
-        """At full budget there is nothing left to save: a run stopped there would only lose its record."""
+    def test_hyperband_compares_runs_before_the_last_epoch_only(self, path):
+        """At full budget nothing is left to save; a run stopped there would count as stopped."""
         sweep = load(path)
         if "early_terminate" in sweep:
             hyperband, epochs = sweep["early_terminate"], sweep["parameters"]["epochs"]["value"]
@@ -72,22 +72,22 @@ class TestSweep:
                 and all(1 <= look < epochs for look in looks)
             )
 
-    def test_a_scheduler_finds_its_search_and_stops_runs_itself(self, path):
+    def test_its_scheduler_names_functions_of_studies_and_replaces_early_terminate(self, path):
         sweep = load(path)
         assert ("scheduler" in sweep) == (sweep["method"] == "custom")
         if "scheduler" in sweep:
             assert "early_terminate" not in sweep  # W&B refuses both at once
             assert (
                 sweep["scheduler"]["engine"] == "optuna"
-                and sweep["scheduler"]["source"] == "segmentation/search.py"
+                and sweep["scheduler"]["source"] == "studies.py"
             )
-            assert callable(getattr(search, sweep["scheduler"]["optimizer"]))
-            assert callable(getattr(search, sweep["scheduler"]["search_space"]))
+            assert callable(getattr(studies, sweep["scheduler"]["optimizer"]))
+            assert callable(getattr(studies, sweep["scheduler"]["search_space"]))
 
-    def test_it_ends(self, path):
+    def test_its_number_of_runs_is_bounded(self, path):
         assert load(path)["method"] == "grid" or "run_cap" in load(path)
 
-    def test_its_head_says_what_cost_and_how_to_start(self, path):
+    def test_its_head_states_what_it_does_its_cost_and_how_to_start_it(self, path):
         head = "".join(itertools.takewhile(lambda line: line.startswith("#"), path.open()))
         assert (
             "# What:" in head and "# Cost:" in head and f"loopback sweep sweeps/{path.name}" in head
@@ -96,23 +96,22 @@ class TestSweep:
         assert runs is None or f"{runs} runs" in head
         assert f"{load(path)['parameters']['epochs']['value']} epochs" in head
         scheduler = "wandb sweep-scheduler --batch-size AGENTS ENTITY/PROJECT/SWEEP_ID"
-        assert ("scheduler" in load(path)) == (
-            scheduler in head
-        )  # by default it queues 10 runs before one has ended
+        # Without --batch-size the scheduler queues 10 runs before the first one has ended.
+        assert ("scheduler" in load(path)) == (scheduler in head)
 
 
-def test_text_that_looks_like_a_number_would_be_found():
+def test_the_pattern_finds_text_that_looks_like_a_number():
     assert [
         bool(NUMBER.fullmatch(text)) for text in ("1e-4", "0.1", "-3", "relu", "--data=data/demo")
     ] == [1, 1, 1, 0, 0]
 
 
-def test_the_flagship_searches_what_it_says():
+def test_the_recommended_sweep_searches_the_published_ranges():
     parameters = load(FILES[0].with_name("bayes_hyperband.yaml"))["parameters"]
     assert values_of(parameters["batch_size"]) == [1, 32] and values_of(
         parameters["learning_rate"]
     ) == [0.0001, 0.1]
-    assert parameters["activation"]["values"] == ["relu", "tanh", "swish", None]
+    assert parameters["activation"]["values"] == ["relu", "tanh", "swish", "linear"]
 
 
 def test_baseline_and_confirm_hold_the_baseline():

@@ -1,12 +1,7 @@
-"""A simulated clock with k agents that work at their own pace, and what a search reached when.
+"""A simulated clock: agents train at their own pace, and a search sees values only when they exist.
 
-An engine is anything with these three methods. It hears of an epoch when the clock has reached its end, and of nothing else:
-
-    ask() -> (key, params, epochs)        the next run: a name for it, its hyperparameters, and its budget
-    report(key, epoch, value) -> bool     one more epoch of a run; True stops the run here
-    ended(key, status)                    a run's end: finished, stopped or diverged
-
-One that holds a process has close() too, for whoever made it to call.
+An engine is anything with the three methods of `Engine`. It gets the value of an epoch when the
+clock has reached the end of that epoch, and nothing else.
 """
 
 import heapq
@@ -15,58 +10,80 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.replay.tasks import WORST, Task
 
 
 class Engine(Protocol):
-    """A search, as the clock drives it."""
+    """A search, as the clock drives it.
 
-    def ask(self) -> tuple[str, dict[str, Any], int]: ...
+    An engine that holds a process has `close()` too; whoever made the engine calls it.
+    """
 
-    def report(self, key: str, epoch: int, value: float) -> bool: ...
+    def ask(self) -> tuple[str, dict[str, Any], int]:
+        """The next run: its key, its hyperparameters and its budget in epochs."""
+        ...
 
-    def ended(self, key: str, status: str) -> None: ...
+    def report(self, key: str, epoch: int, value: float) -> bool:
+        """Take the objective of one more epoch of a run; True stops the run here."""
+        ...
+
+    def ended(self, key: str, status: str) -> None:
+        """Take the status with which a run ended: finished, stopped or diverged."""
+        ...
 
 
 @dataclass
 class Trace:
-    """After each epoch: epochs spent by all agents, seconds, lowest true loss so far. And what each proposal took."""
+    """What a search reached when; the first three lists have one entry per epoch spent.
+
+    Attributes:
+        epochs: Epochs spent by all agents together: 1, 2, 3, ...
+        seconds: Time on the clock.
+        best: Lowest true loss of all runs so far.
+        asked: Real seconds that each proposal took.
+        runs: Key, hyperparameters, epochs done and start on the clock of each run.
+    """
 
     epochs: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
-    asked: list[float] = field(default_factory=list)  # seconds of real time a proposal
+    asked: list[float] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
 
     def until(self, loss: float) -> int | None:
-        """Epochs spent when a run first truly was that low; None if none was."""
+        """Epochs spent when the true loss of a run was first at most `loss`; None if never."""
         reached = np.flatnonzero(np.array(self.best) <= loss)
         return self.epochs[reached[0]] if len(reached) else None
-
-    def at(self, epochs: int) -> float:
-        """Lowest true loss after so many epochs."""
-        return self.best[min(epochs, len(self.best)) - 1]
 
 
 @dataclass
 class _Run:
     key: str
     params: dict[str, Any]
-    values: np.ndarray
+    values: NDArray[np.float64]
     diverges: bool
-    truth: np.ndarray
+    truth: NDArray[np.float64]
     done: int = 0
 
 
 def replay(engine: Engine, task: Task, agents: int = 4, budget: int = 1944) -> Trace:
-    """Runs the search until the agents have spent `budget` epochs together."""
-    trace, best, queue = Trace(), WORST, []
+    """Run a search until its agents have spent the budget.
+
+    Args:
+        engine: The search.
+        task: Where values, truths and durations come from.
+        agents: Runs at the same time.
+        budget: Epochs of all agents together.
+    """
+    trace, best = Trace(), WORST
+    queue: list[tuple[float, int, int, _Run]] = []
 
     def start(agent: int, now: float) -> None:
-        begun = time.perf_counter()
+        began = time.perf_counter()
         key, params, epochs = engine.ask()
-        trace.asked.append(time.perf_counter() - begun)
+        trace.asked.append(time.perf_counter() - began)
         values, diverges = task.run(params, repeat=len(trace.runs))
         whole = len(values) <= epochs  # else its budget ends before it would diverge
         run = _Run(key, params, values[:epochs], diverges and whole, task.truth(params))
@@ -79,8 +96,10 @@ def replay(engine: Engine, task: Task, agents: int = 4, budget: int = 1944) -> T
         now, agent, number, run = heapq.heappop(queue)
         run.done += 1
         trace.runs[number]["epochs"] = run.done
-        last, diverged = run.done == len(run.values), run.diverges and run.done == len(run.values)
-        best = best if diverged else min(best, float(run.truth[run.done - 1]))
+        last = run.done == len(run.values)
+        diverged = run.diverges and last
+        if not diverged:
+            best = min(best, float(run.truth[run.done - 1]))
         trace.epochs.append(len(trace.epochs) + 1)
         trace.seconds.append(now)
         trace.best.append(best)

@@ -1,11 +1,12 @@
-"""Real learning curves for the replay: train.py itself over a grid of configurations, as one CSV file that grows run by run.
+"""Real learning curves for the replay: train.py over a grid of configurations, into one CSV file.
 
     python -m segmentation.prepare six_tiles data/table --grid cover --patch-size 480 --scale 30
     python -m benchmarks.replay.curves data/table benchmarks/replay/dubai.csv --jobs 2
 
-`six_tiles` holds Tile 1 to Tile 6 of the real set: 162 patches of 16 px to train on, 81 to validate. A run that is in the file is
-not made again, so the command goes on where it was ended. Columns: the configuration, `repeat` (the seed), `status` as train.py
-says it, `seconds` of a middling epoch, and val_loss after each epoch.
+`six_tiles` holds Tile 1 to Tile 6 of the real set: 162 patches of 16 px for training, 81 for
+validation. The file grows run by run. Runs that it holds are skipped, so an interrupted command
+continues when it is repeated. Columns: the configuration, `repeat` (the seed), `status` as train.py
+reports it, `seconds` (median duration of an epoch), and val_loss after each epoch.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from segmentation.prepared import PreparedSet
 
 EPOCHS = 27
-RUNS_A_PROCESS = 10  # TensorFlow keeps some 80 MB of each run
+RUNS_PER_PROCESS = 10  # then a new process, because TensorFlow keeps about 80 MB of each run
 GRID = {
     "batch_size": (1, 2, 4, 8, 16, 32),
     "learning_rate": tuple(float(f"{10 ** (k / 2 - 4):.6g}") for k in range(7)),
@@ -35,8 +37,11 @@ GRID = {
 COLUMNS = [*GRID, "repeat", "status", "seconds", *(str(epoch) for epoch in range(1, EPOCHS + 1))]
 
 
-def configurations() -> list[dict]:
-    """The runs to make, in a shuffled order so that an unfinished file covers the space; then a tenth of them once more."""
+def configurations() -> list[dict[str, Any]]:
+    """The runs to make: the grid in a random order, then the first tenth of it with another seed.
+
+    The order is random so that an unfinished file covers the whole space.
+    """
     grid = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
     random.Random(0).shuffle(grid)  # noqa: S311  no secret
     repeated = grid[: -(-len(grid) // 10)]
@@ -44,7 +49,7 @@ def configurations() -> list[dict]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of curves; none where there is no file."""
+    """The rows of a file of curves; none if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -52,7 +57,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def one_thread() -> None:
-    """A process trains on one core, so that the curves of a job do not wait for another's."""
+    """Train on one core, so that parallel jobs do not wait for each other."""
     quiet = {
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
@@ -65,8 +70,8 @@ def one_thread() -> None:
     )
 
 
-def curve(data: Path, configuration: dict) -> dict:
-    """One run of train.py, as a row."""
+def curve(data: Path, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Train one run with train.py and return its row."""
     import keras
 
     import train
@@ -95,20 +100,20 @@ def curve(data: Path, configuration: dict) -> dict:
 @click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--jobs", default=1, help="Processes, one core each.")
+@click.option("--jobs", default=1, help="Number of processes, one core each.")
 def main(data: Path, out: Path, jobs: int) -> None:
-    """Train what OUT still lacks on the prepared set DATA."""
-    PreparedSet.open(data)  # tells what is wrong with it before any process starts
+    """Train the runs that OUT lacks on the prepared set DATA."""
+    PreparedSet.open(data)  # reports an unusable set before any process starts
     names = [*GRID, "repeat"]
-    there = {tuple(row[name] for name in names) for row in rows(out)}
+    done = {tuple(row[name] for name in names) for row in rows(out)}
     missing = [
-        one for one in configurations() if tuple(str(one[name]) for name in names) not in there
+        one for one in configurations() if tuple(str(one[name]) for name in names) not in done
     ]
     if not out.exists():
         out.write_text(",".join(COLUMNS) + "\n")
     with (
         ProcessPoolExecutor(
-            jobs, get_context("spawn"), one_thread, max_tasks_per_child=RUNS_A_PROCESS
+            jobs, get_context("spawn"), one_thread, max_tasks_per_child=RUNS_PER_PROCESS
         ) as pool,
         out.open("a", newline="") as file,
         tqdm(total=len(missing), unit="run", dynamic_ncols=True) as bar,

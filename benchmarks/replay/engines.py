@@ -1,4 +1,4 @@
-"""Searches as engines of the replay clock: ours, W&B's `sweeps`, Optuna's own, and any in another process."""
+"""Searches as engines of the replay clock: ours, W&B's, Optuna's, and those of other packages."""
 
 import contextlib
 import json
@@ -7,18 +7,22 @@ import os
 import random
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import optuna
+from wandb.sdk.sweeps.sweep_info import SweepInfo
 
+import studies
 from benchmarks.replay import peers
 from benchmarks.replay.tasks import FULL, SPACE, Synthetic
-from segmentation import search
+from search.optuna_bridge import search_space
+from segmentation.config import OBJECTIVE
 
-OBJECTIVE = "best_val_loss"
-ENVIRONMENT = {  # of another process: it repeats exactly, and its matrices are too small for threads
+# Environment of an engine in another process: results repeat exactly, and no threads, because the
+# matrices are too small for them.
+ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -30,23 +34,28 @@ warnings.filterwarnings("ignore", message="Valid config keys have changed in V2"
 
 
 class OptunaEngine:
-    """An Optuna study, asked and told as `wandb sweep-scheduler` does it."""
+    """An Optuna study, driven by ask and tell as in `wandb sweep-scheduler`."""
 
-    def __init__(self, study: optuna.Study, suggest: Callable[[optuna.Trial], dict[str, Any]]):
-        self.study, self.suggest, self.trials = study, suggest, {}
+    def __init__(self, study: optuna.Study, suggest: Callable[[optuna.Trial], Mapping[str, Any]]):
+        self.study, self.suggest = study, suggest
+        self.trials: dict[str, optuna.Trial] = {}
+        self.value = math.nan
 
-    def ask(self):
+    def ask(self) -> tuple[str, dict[str, Any], int]:
+        """See `clock.Engine`."""
         trial = self.study.ask()
-        params = self.suggest(trial)
+        params = dict(self.suggest(trial))
         self.trials[str(trial.number)] = trial
         return str(trial.number), params, params["epochs"]
 
-    def report(self, key, epoch, value):
+    def report(self, key: str, epoch: int, value: float) -> bool:
+        """See `clock.Engine`."""
         self.trials[key].report(value, step=epoch)
         self.value = value
         return self.trials[key].should_prune()
 
-    def ended(self, key, status):
+    def ended(self, key: str, status: str) -> None:
+        """See `clock.Engine`."""
         trial = self.trials.pop(key)
         if status == "stopped":
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -55,15 +64,22 @@ class OptunaEngine:
 
 
 class WandbEngine:
-    """W&B's own search and early termination, as its service and loopback run them."""
+    """W&B's search and early termination: its package `sweeps`, as its service runs it."""
 
     def __init__(
         self, method: str, seed: int, impute: str | None = None, hyperband: int | None = None
     ):
-        """`impute` is what a stopped run counts as (W&B's default: the worst of the sweep); `hyperband` is its `min_iter`.
+        """The engine of a sweep.
 
-        A stopped run is told as killed, for that is what the agent does to a script that does not end by itself; for one
-        that ends by itself, as ours, it would be finished, and count as what it had reached whatever `impute` says.
+        A stopped run is reported as killed: the agent kills a script that does not end when it is
+        asked to. A script that does, such as train.py, is reported as finished, and its last value
+        counts whatever `impute` says.
+
+        Args:
+            method: random or bayes.
+            seed: Of both random number generators that the package uses.
+            impute: Value of a stopped run for the search; W&B's default is the worst of the sweep.
+            hyperband: First epoch at which Hyperband stops runs (`min_iter`); None stops none.
         """
         import numpy as np
         import sweeps
@@ -75,17 +91,19 @@ class WandbEngine:
             if hyperband
             else {}
         )
-        self.sweeps, self.config, self.runs = sweeps, sweeps.SweepConfig(config), {}
+        self.sweeps, self.config = sweeps, sweeps.SweepConfig(config)
+        self.runs: dict[str, Any] = {}
         self.numpy = np.random
         self.states = np.random.RandomState(seed).get_state(), random.Random(seed).getstate()  # noqa: S311  no secret
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.sweeps.next_run(self.config, [])  # what it imports on its first call draws too
+            self.sweeps.next_run(
+                self.config, []
+            )  # its imports, at the first call, draw numbers too
 
-    def ask(self):
-        self.numpy.set_state(
-            self.states[0]
-        )  # the package draws from both global states, which others draw from too
+    def ask(self) -> tuple[str, dict[str, Any], int]:
+        """See `clock.Engine`. The package draws from both global generators, as others do."""
+        self.numpy.set_state(self.states[0])
         random.setstate(self.states[1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,28 +120,33 @@ class WandbEngine:
         )
         return key, params, FULL
 
-    def report(self, key, epoch, value):
+    def report(self, key: str, epoch: int, value: float) -> bool:
+        """See `clock.Engine`."""
         run = self.runs[key]
         run.history.append({OBJECTIVE: value})
         run.summary_metrics = {OBJECTIVE: value}
         if "early_terminate" not in self.config:
             return False
-        doomed = self.sweeps.stop_runs(self.config, list(self.runs.values()))
-        return key in {other.name for other in doomed}
+        stopped = self.sweeps.stop_runs(self.config, list(self.runs.values()))
+        return key in {other.name for other in stopped}
 
-    def ended(self, key, status):
+    def ended(self, key: str, status: str) -> None:
+        """See `clock.Engine`."""
         self.runs[key].state = "killed" if status == "stopped" else "finished"
         self.runs[key].stopped = status == "stopped"
 
 
 class ProcessEngine:
-    """A search in another process and environment, one line of JSON each way.
+    """A search in another process and environment: one line of JSON per message and answer.
 
-    We send {"ask": true} and get {"key", "params", "epochs"}; {"report": key, "epoch", "value"} and get {"stop"};
-    {"ended": key, "status"} and get {}. The first line sent is {"space", "seed", "full"}, answered by {}.
+    {"space", "seed", "full"}           -> {}                            the first message
+    {"ask": true}                       -> {"key", "params", "epochs"}
+    {"report": key, "epoch", "value"}   -> {"stop"}
+    {"ended": key, "status"}            -> {}
     """
 
     def __init__(self, command: list[str], seed: int):
+        self.command = command
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -131,70 +154,96 @@ class ProcessEngine:
             text=True,
             env=os.environ | ENVIRONMENT,
         )
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
         try:
-            self._say({"space": SPACE, "seed": seed, "full": FULL})
+            self._exchange({"space": SPACE, "seed": seed, "full": FULL})
         except BaseException:
             self.close()
             raise
 
-    def _say(self, message: dict) -> dict:
+    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message and return its answer; RuntimeError if the process has ended."""
         try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self._stdin.write(json.dumps(message) + "\n")
+            self._stdin.flush()
+            line = self._stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
-        return json.loads(line)
+            raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
-    def ask(self):
-        answer = self._say({"ask": True})
+    def ask(self) -> tuple[str, dict[str, Any], int]:
+        """See `clock.Engine`."""
+        answer = self._exchange({"ask": True})
         return answer["key"], answer["params"], answer["epochs"]
 
-    def report(self, key, epoch, value):
-        return self._say({"report": key, "epoch": epoch, "value": value})["stop"]
+    def report(self, key: str, epoch: int, value: float) -> bool:
+        """See `clock.Engine`."""
+        return bool(self._exchange({"report": key, "epoch": epoch, "value": value})["stop"])
 
-    def ended(self, key, status):
-        self._say({"ended": key, "status": status})
+    def ended(self, key: str, status: str) -> None:
+        """See `clock.Engine`."""
+        self._exchange({"ended": key, "status": status})
 
     def close(self) -> None:
-        """Ends the process, by force if it does not end by itself."""
+        """End the process; kill it if it has not ended after 10 s."""
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self._stdin.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self._stdout.close()
 
 
 def peer(name: str, *variant: str) -> Callable[[int], ProcessEngine]:
-    """An engine of another package, in the environment that `python -m benchmarks.replay.peers` made for it."""
+    """An engine of another package, in the environment of its peer (`benchmarks.replay.peers`)."""
     return lambda seed: ProcessEngine(peers.command_of(name, *variant), seed)
 
 
-def ours(make_policy: Callable, **settings) -> Callable[[int], OptunaEngine]:
-    """An engine of a policy of segmentation.search; `settings` are those of a sweep's `search` constant."""
+def ours(
+    entry_point: Callable[[SweepInfo], optuna.Study], **options: Any
+) -> Callable[[int], OptunaEngine]:
+    """An engine of a search of ours, made as `wandb sweep-scheduler` makes it.
+
+    Args:
+        entry_point: A function of studies.py.
+        options: Beside the seed, what a sweep sets by its constant `search`.
+    """
 
     def engine(seed: int) -> OptunaEngine:
-        sweep = {"parameters": SPACE | {search.SETTINGS: {"value": {"seed": seed} | settings}}}
-        return OptunaEngine(search.make_study(make_policy, sweep), search.search_space)
+        parameters = SPACE | {studies.OPTIONS: {"value": {"seed": seed} | options}}
+        sweep = SweepInfo(
+            id="replay",
+            name="replay",
+            entity="replay",
+            project="replay",
+            config={"parameters": parameters},
+            controller_run_name="",
+        )
+        return OptunaEngine(entry_point(sweep), search_space)
 
     return engine
 
 
-def believing(decades: float) -> Callable[[int], OptunaEngine]:
-    """Ours with a belief about the learning rate of the made-up task of that seed, so many decades off its best (inwards)."""
+def with_prior(decades: float) -> Callable[[int], OptunaEngine]:
+    """`multifidelity` with a prior of the learning rate, on the synthetic task of the seed.
+
+    Args:
+        decades: Distance of the prior's median from the best learning rate, towards the middle
+            of the range.
+    """
 
     def engine(seed: int) -> OptunaEngine:
         best = min(Synthetic(seed).grid, key=lambda one: one[1][-1])[0]["learning_rate"]
         middle = math.sqrt(SPACE["learning_rate"]["min"] * SPACE["learning_rate"]["max"])
-        believed = best * 10 ** math.copysign(decades, middle - best)
-        return ours(
-            search.Multifidelity, beliefs={"learning_rate": {"median": believed, "spread": 2}}
-        )(seed)
+        median = best * 10 ** math.copysign(decades, middle - best)
+        beliefs = {"learning_rate": {"median": median, "spread": 2}}
+        return ours(studies.multifidelity, beliefs=beliefs)(seed)
 
     return engine
 
@@ -202,8 +251,8 @@ def believing(decades: float) -> Callable[[int], OptunaEngine]:
 def native(
     sampler: Callable[[int], optuna.samplers.BaseSampler],
     pruner: Callable[[], optuna.pruners.BasePruner],
-) -> Callable:
-    """An engine of Optuna's own parts, as its users put them together."""
+) -> Callable[[int], OptunaEngine]:
+    """An engine of Optuna's own sampler and pruner, as its users combine them."""
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
         return {
@@ -214,7 +263,7 @@ def native(
         }
 
     def engine(seed: int) -> OptunaEngine:
-        name = f"seed {seed}"  # Optuna's Hyperband draws brackets by the study's name
+        name = f"seed {seed}"  # Optuna's Hyperband assigns brackets by the study's name
         return OptunaEngine(
             optuna.create_study(sampler=sampler(seed), pruner=pruner(), study_name=name), suggest
         )
@@ -234,7 +283,8 @@ HYPERBAND = partial(
     optuna.pruners.HyperbandPruner, min_resource=1, max_resource=FULL, reduction_factor=3
 )
 
-PEERS: dict[str, tuple[str, ...]] = {  # name -> the peer and its variant
+# Engine of another package -> (its peer, variants).
+PEERS: dict[str, tuple[str, ...]] = {
     "hyperopt tpe": ("hyperopt_tpe",),
     "hpbandster bohb": ("hpbandster_bohb",),
     "nni hyperband": ("nni_hyperband",),
@@ -246,14 +296,15 @@ PEERS: dict[str, tuple[str, ...]] = {  # name -> the peer and its variant
     "optuna gp + asha from 3": ("optuna_gp",),
 }
 
-ENGINES: dict[str, Callable[[int], Any]] = {  # name -> seed -> engine
-    "ours tpe": ours(search.Tpe),
-    "ours tpe_halving": ours(lambda space, seed: search.Tpe(space, seed, first_rung=3)),
-    "ours hyperband": ours(search.Hyperband),
-    "ours bohb": ours(search.Bohb),
-    "ours multifidelity": ours(search.Multifidelity),
-    "ours multifidelity, right prior": believing(0.0),
-    "ours multifidelity, wrong prior": believing(1.0),
+# Name -> function from a seed to an engine.
+ENGINES: dict[str, Callable[[int], Any]] = {
+    "ours tpe": ours(studies.tpe),
+    "ours tpe_halving": ours(studies.tpe_halving),
+    "ours hyperband": ours(studies.hyperband),
+    "ours bohb": ours(studies.bohb),
+    "ours multifidelity": ours(studies.multifidelity),
+    "ours multifidelity, right prior": with_prior(0.0),
+    "ours multifidelity, wrong prior": with_prior(1.0),
     "wandb random": lambda seed: WandbEngine("random", seed),
     "wandb random + hyperband": lambda seed: WandbEngine("random", seed, hyperband=3),
     "wandb random + hyperband from 1": lambda seed: WandbEngine("random", seed, hyperband=1),

@@ -1,4 +1,4 @@
-"""The file of finished replays: one line of JSON each, which is what makes a comparison resumable."""
+"""The file of finished replays: one line of JSON per replay, so that a comparison can resume."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,15 +6,15 @@ from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WITHIN = (0.05, 0.02)  # of the optimum, as a share of it
-CHECKPOINTS = (486, 1944)  # epochs
-AFTER = (10, 100, 1000)  # runs
+WITHIN = (0.05, 0.02)  # distances from the optimum, as fractions of it
+CHECKPOINTS = (486, 1944)  # epochs: the cost of 18 and of 72 runs of full budget
+AFTER = (10, 100, 1000)  # runs after which the time of a proposal is measured
 
 Line = dict[str, Any]
 
 
 class Key(NamedTuple):
-    """What a replay is one of."""
+    """What identifies a replay."""
 
     task: str
     seed: int
@@ -27,7 +27,7 @@ KEY = Key._fields
 
 
 def read(file: Path) -> dict[Key, Line]:
-    """The lines of a file, by replay. A line that a kill tore is left out, so that its replay is made again."""
+    """The lines of a file by replay. A line truncated by a kill is skipped, so it is made again."""
     found = {}
     for text in file.read_text().splitlines() if file.exists() else []:
         try:
@@ -40,11 +40,22 @@ def read(file: Path) -> dict[Key, Line]:
 
 def make(
     keys: list[Key], file: Path, pool: Executor, measure: Callable[..., Line]
-) -> Iterator[tuple[Key, Exception | None]]:
-    """Make replays and append their lines to `file`; yields each when it is there, or the error that it ended with."""
-    torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
+) -> Iterator[tuple[Key, BaseException | None]]:
+    """Make replays in a pool of processes and append their lines to a file.
+
+    Args:
+        keys: The replays to make.
+        file: Where lines are appended, one as soon as it is there.
+        pool: Runs `measure`.
+        measure: Makes the line of one replay from the fields of its key.
+
+    Yields:
+        Each replay when its line is written, with None, or the error that it raised.
+    """
+    truncated = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
     with file.open("a") as out:
-        out.write("\n" * torn)
+        if truncated:
+            out.write("\n")
         pending = {pool.submit(measure, *key): key for key in keys}
         for future in as_completed(pending):
             if not future.exception():

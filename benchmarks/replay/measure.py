@@ -1,4 +1,4 @@
-"""One replay measured: what a process of the comparison does."""
+"""One replay measured: the work of one process of the comparison."""
 
 import importlib.metadata
 import multiprocessing
@@ -16,16 +16,16 @@ from benchmarks.replay.engines import ENGINES
 from benchmarks.replay.lines import AFTER, CHECKPOINTS, KEY, WITHIN, Line
 from benchmarks.replay.tasks import TASKS
 
-PACKAGES = {
-    "ours": "optuna",
-    "optuna": "optuna",
-    "wandb": "sweeps",
-}  # an engine's first word -> what it runs on
-POINTS = 60  # of a stored curve
+# First word of an engine's name -> the package whose version decides its results.
+PACKAGES = {"ours": "optuna", "optuna": "optuna", "wandb": "sweeps"}
+POINTS = 60  # of a stored curve, evenly spaced on a logarithmic scale of epochs
 
 
 def measure(task: str, seed: int, engine: str, agents: int, budget: int) -> Line:
-    """One replay, as a line: what it reached when, None for what it did not, and its thinned curve."""
+    """Make one replay and return its line: when it reached what, and its thinned curve.
+
+    A distance that was not reached, and a checkpoint beyond the budget, is None.
+    """
     truth = TASKS[task](seed)
     with threadpool_limits(1):
         search = ENGINES[engine](seed)
@@ -33,7 +33,7 @@ def measure(task: str, seed: int, engine: str, agents: int, budget: int) -> Line
             trace = replay(search, truth, agents, budget)
         finally:
             getattr(search, "close", lambda: None)()
-    line = dict(zip(KEY, (task, seed, engine, agents, budget), strict=True))
+    line: Line = dict(zip(KEY, (task, seed, engine, agents, budget), strict=True))
     line |= {
         "version": version(engine),
         "optimum": truth.optimum,
@@ -62,39 +62,49 @@ def measure(task: str, seed: int, engine: str, agents: int, budget: int) -> Line
 
 
 def milliseconds(trace: Trace, runs: int) -> float | None:
-    """The mean of the proposals a tenth around the one that follows so many runs; None where there is no such one."""
+    """Mean time per proposal, over the 10 % of proposals around number `runs`; None without it."""
+    if len(trace.asked) <= runs:
+        return None
     around = trace.asked[runs - runs // 10 : runs + runs // 10 + 1]
-    return 1000 * float(np.mean(around)) if len(trace.asked) > runs else None
+    return 1000 * float(np.mean(around))
 
 
 def version(engine: str) -> str | None:
-    """The package that an engine of this environment runs on; None for one of another environment."""
+    """Package and version behind an engine; None for an engine of another environment."""
     package = PACKAGES.get(engine.split()[0])
     return package and f"{package} {importlib.metadata.version(package)}"
 
 
 def one_thread() -> None:
-    """Matrices this small are slower on many threads; the variables hold for libraries and processes that are still to come."""
+    """Keep this process to one thread: matrices this small are slower on several.
+
+    The variables are for libraries not yet loaded and for child processes.
+    """
     os.environ.update(
         dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     )
     threadpool_limits(1)
 
 
-def _end_with_the_command() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
-def _begin() -> None:
+def _initialize() -> None:
     one_thread()
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
-    """Processes of one thread each, which end when the command is killed; what waits for one at the end is given up."""
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin)
+    """A pool of processes of one thread each; they exit when the command is killed.
+
+    Replays that have not started when the block ends are cancelled.
+    """
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _initialize)
     try:
         yield pool
     finally:

@@ -1,30 +1,37 @@
-"""From the lines of replays to a Markdown table a task, a CSV file and a figure. Nothing here knows how a line was made."""
+"""From the lines of replays to a Markdown page, a CSV file and a figure. Knows no engine."""
 
 import csv
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from analysis import style
 from benchmarks.replay.lines import AFTER, CHECKPOINTS, WITHIN, Line
 
-SHOWN = (  # in the figure, each in a look of its own
+SHOWN = (  # engines of the figure; the first ones, and others where these are absent
     "ours multifidelity",
     "syne-tune asha",
     "optuna tpe + asha from 3",
     "wandb bayes + hyperband",
     "hpbandster bohb",
+    "syne-tune mobster",
+    "optuna gp + asha from 3",
 )
-FLOOR = 0.1  # % of regret: the lower end of the figure, where a search that found the optimum lies
+FLOOR = 0.1  # % of regret, the lower end of the figure: a logarithmic axis cannot show 0
+
+Look = dict[str, Any]
+"""Colour and line style of an engine."""
 
 
 class Setting(NamedTuple):
-    """What the engines of a table have in common."""
+    """What the engines of one table have in common."""
 
     task: str
     agents: int
@@ -34,33 +41,42 @@ class Setting(NamedTuple):
         return f"{self.task}: {self.agents} agents, {self.budget:,} epochs"
 
 
-def group(lines: list[Line]) -> dict[Setting, dict[str, list[Line]]]:
-    """setting -> engine -> its lines by seed; the engine that gets near the optimum first comes first."""
+Groups = dict[Setting, dict[str, list[Line]]]
+"""Setting -> engine -> its lines by seed. The engine that comes near the optimum first is first."""
+
+
+def group(lines: list[Line]) -> Groups:
+    """The lines by setting and engine."""
 
     def setting(line: Line) -> Setting:
         return Setting(*(line[name] for name in Setting._fields))
 
-    found = {}
-    for one, of in groupby(
-        sorted(lines, key=lambda line: (setting(line), line["engine"], line["seed"])), setting
-    ):
+    groups: Groups = {}
+    ordered = sorted(lines, key=lambda line: (setting(line), line["engine"], line["seed"]))
+    for one, of in groupby(ordered, setting):
         engines = {name: list(rows) for name, rows in groupby(of, lambda line: line["engine"])}
-        found[one] = dict(
-            sorted(engines.items(), key=lambda item: geometric(spent(item[1], WITHIN[0])))
+        ranked = sorted(
+            engines.items(), key=lambda item: statistics.geometric_mean(spent(item[1], WITHIN[0]))
         )
-    return found
+        groups[one] = dict(ranked)
+    return groups
 
 
 def spent(rows: list[Line], within: float, unit: str = "epochs") -> list[float]:
-    """Epochs or seconds until so near the optimum, and all that were spent where it was not reached."""
+    """Cost of coming within a fraction of the optimum, one value per row.
+
+    Args:
+        rows: Lines of one engine.
+        within: A value of WITHIN.
+        unit: epochs or seconds. A row that did not come so near counts with all that it spent.
+    """
     whole = {"epochs": "budget", "seconds": "seconds"}[unit]
     reached = ((row[f"{unit} {within:g}"], row[whole]) for row in rows)
     return [budget if value is None else value for value, budget in reached]
 
 
-def geometric(values: list[float]) -> float:
-    """Geometric mean."""
-    return statistics.geometric_mean(values)
+def _mean_spent(rows: list[Line], within: float, unit: str = "epochs") -> str:
+    return f"{statistics.geometric_mean(spent(rows, within, unit)):.0f}"
 
 
 def _quartiles(rows: list[Line]) -> str:
@@ -68,59 +84,69 @@ def _quartiles(rows: list[Line]) -> str:
     return f"{middle:.0f} ({low:.0f} to {high:.0f})"
 
 
-def _share(rows: list[Line], within: float) -> str:
-    return f"{np.mean([row[f'epochs {within:g}'] is not None for row in rows]):.0%}".replace(
-        "%", " %"
-    )
+def _fraction_reached(rows: list[Line], within: float) -> str:
+    reached = [row[f"epochs {within:g}"] is not None for row in rows]
+    return f"{100 * np.mean(reached):.0f} %"
 
 
-def _known(rows: list[Line], name: str, average: Callable, form: str) -> str:
+def _known(rows: list[Line], name: str, average: Callable[[list[float]], float], form: str) -> str:
+    """The average of a column over the rows that have it; - if none has."""
     values = [row[name] for row in rows if row[name] is not None]
     return form.format(average(values)) if values else "-"
 
 
-def _regret(rows: list[Line], epochs: int) -> str:
-    return _known(
-        rows, f"regret {epochs}", lambda values: 100 * statistics.median(values), "{:.2f} %"
-    )
+def _percent(regrets: list[float]) -> float:
+    return 100 * statistics.median(regrets)
 
 
-def _multiple(rows: list[Line]) -> str:
-    return f"{geometric([epochs / row['oracle'] for epochs, row in zip(spent(rows, WITHIN[0]), rows, strict=True)]):.1f}"
+def _multiple_of_oracle(rows: list[Line]) -> str:
+    costs = zip(spent(rows, WITHIN[0]), rows, strict=True)
+    return f"{statistics.geometric_mean([epochs / row['oracle'] for epochs, row in costs]):.1f}"
 
 
-COLUMNS: dict[str, Callable[[list[Line]], str]] = {  # head -> rows of an engine -> cell
+# Head of a column -> from the lines of one engine to the cell.
+COLUMNS: dict[str, Callable[[list[Line]], str]] = {
     "engine": lambda rows: rows[0]["engine"],
-    "epochs to 5 %": lambda rows: f"{geometric(spent(rows, 0.05)):.0f}",
+    "epochs to 5 %": lambda rows: _mean_spent(rows, 0.05),
     "median (quartiles)": _quartiles,
-    "got there": lambda rows: _share(rows, 0.05),
-    "epochs to 2 %": lambda rows: f"{geometric(spent(rows, 0.02)):.0f}",
-    "got to 2 %": lambda rows: _share(rows, 0.02),
+    "reached 5 %": lambda rows: _fraction_reached(rows, 0.05),
+    "epochs to 2 %": lambda rows: _mean_spent(rows, 0.02),
+    "reached 2 %": lambda rows: _fraction_reached(rows, 0.02),
     **{
-        f"regret at {epochs:,}": lambda rows, epochs=epochs: _regret(rows, epochs)
+        f"regret at {epochs:,}": partial(
+            _known, name=f"regret {epochs}", average=_percent, form="{:.2f} %"
+        )
         for epochs in CHECKPOINTS
     },
-    "seconds to 5 %": lambda rows: f"{geometric(spent(rows, 0.05, 'seconds')):.0f}",
+    "seconds to 5 %": lambda rows: _mean_spent(rows, 0.05, "seconds"),
     **{
-        f"ms at {runs:,} runs": lambda rows, runs=runs: _known(
-            rows, f"milliseconds {runs}", statistics.mean, "{:.1f}"
+        f"ms at {runs:,} runs": partial(
+            _known, name=f"milliseconds {runs}", average=statistics.mean, form="{:.1f}"
         )
         for runs in AFTER
     },
-    "x oracle": _multiple,
+    "x oracle": _multiple_of_oracle,
     "seeds": lambda rows: str(len(rows)),
 }
 
 NOTES = """\
-Epochs are those of all agents together until a run first truly was so near the lowest loss of the task; seconds are the clock's,
-with the agents at work at a time. Both are geometric means over the seeds, and a replay that did not get there counts with all
-that it spent. Regrets (lowest true loss so far over the lowest of the task, less one) are medians. Milliseconds of real time are
-the mean of the proposals around the one after so many runs; - where there were not so many. The oracle is one run that knows the
-best configuration: its epochs to 5 %."""
+Tasks: `dubai` replays real learning curves of `train.py`; `synthetic` are generated ones, one task
+per seed. All engines search the batch size on a logarithmic scale; `bayes_hyperband.yaml` and
+`random_hyperband.yaml` search it on a linear one.
+
+- epochs to 5 %, to 2 %: epochs of all agents together until the true loss of a run is first within
+  5 % (2 %) of the lowest of the task. Geometric mean over the seeds. A replay that does not come so
+  near counts with all epochs that it spent.
+- reached 5 %, 2 %: percentage of the seeds that came so near.
+- regret at N: lowest true loss after N epochs over the lowest of the task, minus 1. Median.
+- seconds to 5 %: the same on the simulated clock, with all agents at work. Geometric mean.
+- ms at N runs: real milliseconds per proposal, mean of the proposals around number N; - if there
+  are fewer.
+- x oracle: epochs to 5 % over those of one run that knows the best configuration."""
 
 
 def markdown(lines: list[Line]) -> str:
-    """A table a setting, and what makes it again."""
+    """The page: one table per setting, each with the command that makes it."""
     parts = [
         "# Searches compared on replayed learning curves",
         NOTES,
@@ -147,7 +173,7 @@ def markdown(lines: list[Line]) -> str:
 
 
 def save_csv(lines: list[Line], file: Path) -> Path:
-    """One row a replay, without its curve."""
+    """Write one row per replay, without its curve."""
     names = [name for name in lines[0] if name != "curve"]
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
@@ -158,38 +184,48 @@ def save_csv(lines: list[Line], file: Path) -> Path:
     return file
 
 
-def shown(engines: dict[str, list[Line]]) -> dict[str, dict]:
-    """The engines of the figure and their looks: the chosen ones, and where one of them is not there, the best of the rest."""
-    rest = iter([name for name in engines if name not in SHOWN])
-    places = [name if name in engines else next(rest, None) for name in SHOWN]
-    return {
-        name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(places) if name
-    }
+def looks(groups: Groups) -> dict[str, Look]:
+    """Engine -> its look, the same in all panels: those SHOWN, then the best of the others.
+
+    There are as many engines as distinct looks.
+    """
+    present = dict.fromkeys(name for engines in groups.values() for name in engines)
+    others = [name for name in present if name not in SHOWN]
+    chosen = [name for name in SHOWN if name in present] + others
+    return dict(zip(chosen, style.SERIES, strict=False))
 
 
-def apart(places: list[float], gap: float) -> list[float]:
-    """The same places in the same order, none nearer than `gap` to the next, moved upwards where they were."""
-    moved = {}
+def spaced(places: Sequence[float], gap: float) -> list[float]:
+    """The places in the same order, moved upwards until none is nearer than `gap` to the next."""
+    moved: dict[int, float] = {}
     for i in sorted(range(len(places)), key=lambda i: places[i]):
         moved[i] = max(places[i], max(moved.values(), default=-np.inf) + gap)
     return [moved[i] for i in range(len(places))]
 
 
-def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
-    looks, ends = shown(engines), []
-    for name, look in looks.items():
-        epochs = engines[name][0]["curve"]["epochs"]
+def _regret_label(value: float, _: int | None) -> str:
+    """A tick of the regret axis; values below the floor are drawn at it."""
+    label = f"{value:g}"
+    return f"\N{LESS-THAN OR EQUAL TO} {label}" if value <= FLOOR else label
+
+
+def _draw(
+    axes: Axes, setting: Setting, engines: dict[str, list[Line]], of: dict[str, Look]
+) -> None:
+    """Median and quartiles of the regret of each engine, with its name at the end of the line."""
+    names = [name for name in of if name in engines]
+    ends = []
+    for name in names:
+        epochs, color = engines[name][0]["curve"]["epochs"], of[name]["color"]
         regrets = np.maximum(
             100 * np.array([row["curve"]["regret"] for row in engines[name]]), FLOOR
         )
         low, middle, high = np.percentile(regrets, [25, 50, 75], axis=0)
-        axes.fill_between(
-            epochs, low, high, color=look["color"], alpha=0.12, linewidth=0, step="post"
-        )
+        axes.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0, step="post")
         axes.plot(
-            epochs, middle, color=look["color"], linestyle=look["linestyle"], drawstyle="steps-post"
+            epochs, middle, color=color, linestyle=of[name]["linestyle"], drawstyle="steps-post"
         )
-        ends.append((look["color"], middle[-1], np.log10(middle).mean()))
+        ends.append((color, middle[-1], np.log10(middle).mean()))
     axes.set(
         xscale="log",
         yscale="log",
@@ -197,11 +233,10 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
         title=str(setting),
         ylabel="regret (%)",
     )
-    low, high = np.log10(axes.get_ylim())
-    places = apart(
-        [np.log10(end) + 1e-6 * mean for _, end, mean in ends], 0.075 * (high - low)
-    )  # ties in the order of curves
-    for name, (color, end, _), place in zip(looks, ends, places, strict=True):
+    bottom, top = np.log10(axes.get_ylim())
+    # Lines that end at the same regret are labelled in the order of their means.
+    places = spaced([np.log10(end) + 1e-6 * mean for _, end, mean in ends], 0.075 * (top - bottom))
+    for name, (color, end, _), place in zip(names, ends, places, strict=True):
         axes.annotate(
             name,
             (1, end),
@@ -221,25 +256,21 @@ def _draw(axes, setting: Setting, engines: dict[str, list[Line]]) -> None:
             },
         )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(
-            lambda value, _: "\N{LESS-THAN OR EQUAL TO} " * bool(value <= FLOOR) + f"{value:g}"
-        )
-    )
+    axes.yaxis.set_major_formatter(FuncFormatter(_regret_label))
 
 
 def save_figure(lines: list[Line], file: Path) -> Path:
-    """Regret against epochs spent: median and quartiles over the seeds, one axes a setting."""
+    """Draw regret against epochs spent, median and quartiles over seeds; a panel per setting."""
     groups = group(lines)
     figure, axes = style.figure(rows=len(groups), height=3.6 * len(groups))
     for one, (setting, engines) in zip(axes[:, 0], groups.items(), strict=True):
-        _draw(one, setting, engines)
+        _draw(one, setting, engines, looks(groups))
     axes[-1, 0].set_xlabel("epochs spent by all agents")
     return style.save(figure, file)
 
 
 def write(lines: list[Line], folder: Path) -> list[Path]:
-    """Everything that the lines tell; no file where there is no line."""
+    """Write the page, the CSV file and the figure; nothing if there are no lines."""
     if not lines:
         return []
     page = folder / "README.md"

@@ -1,4 +1,7 @@
-"""Searches of other packages, each run in an environment of its own: NAME.py is the peer, NAME.txt what it needs."""
+"""Searches of other packages, each in an environment for itself.
+
+NAME.py is the peer, NAME.txt its pinned requirements.
+"""
 
 from pathlib import Path
 
@@ -9,23 +12,27 @@ INSTALL = "python -m benchmarks.replay.peers"
 
 
 def requirements_of(name: str) -> str:
-    """The pins of a peer's environment."""
+    """The pinned requirements of a peer."""
     return (HERE / f"{name}.txt").read_text()
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of a peer's environment, whether it is there or not."""
+    """Path of the interpreter of a peer's environment; it need not exist."""
     return ENVIRONMENTS / name / "bin" / "python"
 
 
 def is_ready(name: str) -> bool:
-    """Whether the environment was made to the end with the pins of today."""
+    """Whether the environment was installed completely, with the present requirements."""
     marker = ENVIRONMENTS / name / "ready"
     return marker.exists() and marker.read_text() == requirements_of(name)
 
 
 def command_of(name: str, *variant: str) -> list[str]:
-    """What starts a peer; an error that says how to install it if it is not."""
+    """Command line of a peer.
+
+    Raises:
+        FileNotFoundError: If its environment is missing.
+    """
     if not is_ready(name):
         raise FileNotFoundError(f"the environment of {name} is missing: {INSTALL} {name}")
     return [str(python_of(name)), "-W", "ignore", str(HERE / f"{name}.py"), *variant]

@@ -1,4 +1,4 @@
-"""python -m benchmarks.replay.peers [NAME ...]: makes the environments of the peers under .peers/, each with its own pins."""
+"""Install the environments of the peers: python -m benchmarks.replay.peers [NAME ...]"""
 
 import os
 import shutil
@@ -18,26 +18,29 @@ from benchmarks.replay.peers import (
     requirements_of,
 )
 
-PYTHON = "3.11"  # what the pins were resolved for
+PYTHON = "3.11"  # the version that the requirements were resolved for
 
 
 def find_uv() -> str:
     """The uv beside this Python, or the one on PATH."""
     beside = Path(sys.executable).parent / "uv"
-    found = str(beside) if beside.exists() else shutil.which("uv")
-    if not found:
+    path = str(beside) if beside.exists() else shutil.which("uv")
+    if not path:
         raise click.ClickException("uv is not installed: pip install uv")
-    return found
+    return path
 
 
 def wheels() -> dict[str, str]:
-    """Where uv may find PyTorch without CUDA: in pip's folder of wheels, of which uv knows nothing, or in PyTorch's own index."""
+    """Variables by which uv finds PyTorch without CUDA.
+
+    That is pip's folder of wheels, which uv does not read by itself, or PyTorch's own index.
+    """
     folder = os.environ.get("PIP_FIND_LINKS")
     return {"UV_FIND_LINKS": folder} if folder else {"UV_TORCH_BACKEND": "cpu"}
 
 
 def install(name: str, uv: str) -> None:
-    """Makes one environment anew; it counts as ready from the last line on."""
+    """Install one environment from the start. Its last step marks it as ready."""
     where, variables = ENVIRONMENTS / name, wheels() | os.environ
     environment = [uv, "venv", "--quiet", "--clear", "--python", PYTHON, str(where)]
     packages = [
@@ -59,8 +62,9 @@ def install(name: str, uv: str) -> None:
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 def main(names: tuple[str, ...]) -> None:
-    """Install the environments of the named peers, or of all; those that are ready are left alone."""
-    uv, failed = find_uv(), []
+    """Install the environments of the named peers, or of all; skip those that are ready."""
+    uv = find_uv()
+    failed: list[str] = []
     for name in names or NAMES:
         if is_ready(name):
             click.echo(f"{name}: ready")

@@ -1,4 +1,4 @@
-"""DEHB by ask and tell: differential evolution under Hyperband."""
+"""DEHB by ask and tell: differential evolution within Hyperband."""
 
 import tempfile
 
@@ -9,7 +9,7 @@ from protocol import AtEnd, Dimension, main
 
 
 def hyperparameter(name: str, one: Dimension):
-    """A dimension as ConfigSpace writes it."""
+    """The dimension in the terms of ConfigSpace."""
     if one.labels:
         return ConfigSpace.Categorical(name, list(one.labels))
     return (ConfigSpace.Integer if one.whole else ConfigSpace.Float)(
@@ -18,7 +18,7 @@ def hyperparameter(name: str, one: Dimension):
 
 
 class Dehb(AtEnd):
-    """A promoted run starts anew with a larger budget; where all brackets wait, the package begins another."""
+    """A promoted run trains from the start; while all brackets wait, the package opens another."""
 
     def __init__(self, space: dict, seed: int, full: int):
         super().__init__(space, full)
@@ -32,7 +32,7 @@ class Dehb(AtEnd):
             max_fidelity=full,
             eta=3,
             seed=seed,
-            n_workers=1,  # of its own: those that ask are not counted
+            n_workers=1,  # workers of the package itself; ask and tell does not use them
             save_freq="end",
             output_path=self.folder.name,
             log_level="ERROR",
@@ -44,7 +44,7 @@ class Dehb(AtEnd):
         return job, dict(job["config"]), job["fidelity"]
 
     def tell(self, handle, loss, status):
-        """A run that diverges is one with a large fitness."""
+        """A run that diverged has a large fitness."""
         self.search.tell(handle, {"fitness": loss, "cost": handle["fidelity"]})
 
 

@@ -1,4 +1,4 @@
-"""hpbandster's BOHB: its master without workers, its own iterations and config generator; `Master.run` a step at a time."""
+"""hpbandster's BOHB: the steps of its `Master.run`, one at a time, without workers."""
 
 import ConfigSpace
 import hpbandster.core.master
@@ -9,7 +9,7 @@ from protocol import AtEnd, Dimension, main
 
 
 class NoDispatcher:
-    """Stands where the master looks for a network of workers."""
+    """Replaces the network of workers that the master starts."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -19,7 +19,7 @@ class NoDispatcher:
 
 
 def hyperparameter(name: str, one: Dimension):
-    """A dimension as ConfigSpace writes it."""
+    """The dimension in the terms of ConfigSpace."""
     if one.labels:
         return ConfigSpace.CategoricalHyperparameter(name, one.labels)
     kind = (
@@ -31,7 +31,10 @@ def hyperparameter(name: str, one: Dimension):
 
 
 class Bohb(AtEnd):
-    """Budgets 1, 3, 9, ... of the full one; a promoted run starts anew. It draws from numpy's global state, as BOHB does."""
+    """Budgets 1, 3, 9, ... up to the full one. A promoted run trains from the start.
+
+    BOHB draws from NumPy's global state, which is seeded here.
+    """
 
     def __init__(self, space: dict, seed: int, full: int):
         super().__init__(space, full)
@@ -46,7 +49,10 @@ class Bohb(AtEnd):
         )
 
     def propose(self):
-        """The next run of the oldest iteration that has one; where all wait, another begins, as in the master's loop."""
+        """The next run of the oldest iteration that has one, as in the master's loop.
+
+        While all iterations wait, another one starts.
+        """
         for number in self.master.active_iterations():
             if (run := self.master.iterations[number].get_next_run()) is not None:
                 return self.started(*run)
@@ -56,12 +62,12 @@ class Bohb(AtEnd):
         return self.propose()
 
     def started(self, identity, configuration, budget):
-        """A run as `propose` gives it, counted as running."""
+        """A run as `propose` returns it; the master counts it as running."""
         self.master.num_running_jobs += 1
         return Job(identity, config=configuration, budget=budget), configuration, budget
 
     def tell(self, handle, loss, status):
-        """By the master's own callback."""
+        """Call the master's callback."""
         handle.result = {"loss": loss, "info": None}
         self.master.job_callback(handle)
 

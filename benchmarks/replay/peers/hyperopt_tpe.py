@@ -1,4 +1,4 @@
-"""hyperopt's TPE at full budget: suggest, as its `fmin` calls it, with the running trials in sight."""
+"""hyperopt's TPE at full budget: `suggest`, called as in `fmin`, with the running trials."""
 
 import numpy as np
 from hyperopt import JOB_STATE_DONE, JOB_STATE_RUNNING, STATUS_OK, Trials, hp, tpe
@@ -8,7 +8,7 @@ from protocol import AtEnd, Dimension, main
 
 
 def expression(name: str, one: Dimension):
-    """A dimension as hyperopt writes it."""
+    """The dimension in the terms of hyperopt."""
     if one.labels:
         return hp.choice(name, list(one.labels))
     bounds = np.log(one.low), np.log(one.high)
@@ -26,7 +26,7 @@ class Hyperopt(AtEnd):
         self.trials, self.random = Trials(), np.random.default_rng(seed)
 
     def propose(self):
-        """The suggestion, which is running from now on."""
+        """The suggestion, entered as a running trial."""
         ids = self.trials.new_trial_ids(1)
         self.trials.refresh()
         documents = tpe.suggest(ids, self.domain, self.trials, self.random.integers(2**31 - 1))
@@ -38,7 +38,7 @@ class Hyperopt(AtEnd):
         return ids[0], raw, self.full
 
     def tell(self, handle, loss, status):
-        """A run that diverges is one with a large loss: a failed trial would teach TPE nothing."""
+        """A run that diverged has a large loss; TPE would learn nothing from a failed trial."""
         trial = next(one for one in self.trials._dynamic_trials if one["tid"] == handle)
         trial["state"], trial["result"] = JOB_STATE_DONE, {"status": STATUS_OK, "loss": loss}
         self.trials.refresh()

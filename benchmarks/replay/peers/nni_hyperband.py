@@ -1,10 +1,9 @@
-"""NNI's Hyperband advisor without its server: the messages that the server would send, and the trials it sends back."""
+"""NNI's Hyperband advisor without its server, whose messages are sent from here."""
 
 import os
 
-os.environ["NNI_TUNER_COMMAND_CHANNEL"] = (
-    "ws://_unittest_replay"  # a channel that connects to nothing
-)
+# A channel that connects to nothing; NNI reads the variable when it is imported.
+os.environ["NNI_TUNER_COMMAND_CHANNEL"] = "ws://_unittest_replay"
 
 import nni
 import numpy as np
@@ -23,24 +22,24 @@ def entry(one: Dimension) -> dict:
 
 
 class Advisor(Hyperband):
-    """The advisor with what it sends kept in a list."""
+    """The advisor, with the trials that it sends kept in a list."""
 
     def __init__(self, full: int):
         self.sent = []
         super().__init__(optimize_mode="minimize", R=full, eta=3, exec_mode="parallelism")
 
     def is_created_in_previous_exp(self, param_id):
-        """Never. NNI 3.0 compares with a number here, and its Hyperband's names, which are text, end in a TypeError."""
+        """False. NNI 3.0 would compare a number with Hyperband's ids, which are text."""
         return False
 
     def send(self, command, data):
-        """Keeps the trials."""
+        """Keep new trials; ignore all other commands."""
         if command is CommandType.NewTrialJob:
             self.sent.append(nni.load(data))
 
 
 class NniHyperband(AtEnd):
-    """Brackets that overlap ("parallelism", the advisor's default); a promoted run starts anew with a larger budget."""
+    """Overlapping brackets ("parallelism", the default). A promoted run trains from the start."""
 
     def __init__(self, space: dict, seed: int, full: int):
         super().__init__(space, full)
@@ -49,13 +48,13 @@ class NniHyperband(AtEnd):
         self.advisor.random_state = np.random.RandomState(seed)
 
     def propose(self):
-        """One trial for one free place."""
+        """One trial for one free agent."""
         self.advisor.handle_request_trial_jobs(1)
         trial = self.advisor.sent.pop()
         return trial, trial["parameters"], trial["parameters"]["TRIAL_BUDGET"]
 
     def tell(self, handle, loss, status):
-        """The final metric, then the end."""
+        """Send the final metric, then the end of the trial."""
         identity, job = handle["parameter_id"], f"job {handle['parameter_id']}"
         metric = {
             "parameter_id": identity,

@@ -1,4 +1,4 @@
-"""Optuna's Gaussian process with asynchronous halving from the third epoch."""
+"""Optuna's Gaussian process with asynchronous Successive Halving from the third epoch."""
 
 import optuna
 from protocol import main, parse
@@ -7,7 +7,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class OptunaGp:
-    """A study, asked and told."""
+    """A study driven by ask and tell."""
 
     def __init__(self, space: dict, seed: int, full: int):
         self.dimensions, self.full, self.trials, self.losses = parse(space), full, {}, {}
@@ -31,7 +31,7 @@ class OptunaGp:
         return str(trial.number), params, self.full
 
     def report(self, key, epoch, value):
-        """The pruner's word."""
+        """The pruner's decision."""
         self.losses[key] = value
         self.trials[key].report(value, epoch)
         return self.trials[key].should_prune()

@@ -1,33 +1,45 @@
-"""The peer's side of `engines.ProcessEngine`, and the search space in neutral terms. It needs the standard library alone."""
+"""The peer's side of `engines.ProcessEngine`, and the search space in neutral terms.
+
+It needs only the standard library, because it runs in the environments of the peers.
+"""
 
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+MakeEngine = Callable[[dict[str, Any], int, int], Any]
+"""(the sweep's parameters, seed, full budget in epochs) -> an engine as in clock.py."""
 
-def serve(
-    make: Callable[[dict, int, int], Any], lines: Iterator[str], write: Callable[[str], None]
-) -> None:
-    """`make(space, seed, full)` gives the engine; `lines` come in, `write` sends one."""
+
+def serve(make: MakeEngine, lines: Iterator[str], write: Callable[[str], None]) -> None:
+    """Answer messages until there are no more.
+
+    Args:
+        make: Makes the engine from the first message.
+        lines: Messages, one line of JSON each; see `engines.ProcessEngine`.
+        write: Sends the line of one answer.
+    """
     first = json.loads(next(lines))
     engine = make(first["space"], first["seed"], first["full"])
     write("{}")
     for line in lines:
-        said, answer = json.loads(line), {}
-        if "ask" in said:
+        message, answer = json.loads(line), {}
+        if "ask" in message:
             answer = dict(zip(("key", "params", "epochs"), engine.ask(), strict=True))
-        elif "report" in said:
-            answer = {"stop": bool(engine.report(said["report"], said["epoch"], said["value"]))}
+        elif "report" in message:
+            stop = engine.report(message["report"], message["epoch"], message["value"])
+            answer = {"stop": bool(stop)}
         else:
-            engine.ended(said["ended"], said["status"])
+            engine.ended(message["ended"], message["status"])
         write(json.dumps(answer))
 
 
-def main(make: Callable[[dict, int, int], Any]) -> None:
-    """Serves on standard input and output; what a package prints goes to standard error."""
+def main(make: MakeEngine) -> None:
+    """Serve on standard input and output. What a package prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(make, iter(sys.stdin), lambda line: print(line, file=answers, flush=True))
@@ -35,7 +47,14 @@ def main(make: Callable[[dict, int, int], Any]) -> None:
 
 @dataclass(frozen=True)
 class Dimension:
-    """A hyperparameter: a number on a log scale, whole or not, or one of `labels`, which name the values for any package."""
+    """A searched hyperparameter: a number on a logarithmic scale, or one of some labels.
+
+    Attributes:
+        low: Lower bound of a number.
+        high: Upper bound of a number.
+        whole: Whether the number is an integer.
+        labels: The values as JSON text, which every package accepts; empty for a number.
+    """
 
     low: float = 0
     high: float = 0
@@ -43,15 +62,19 @@ class Dimension:
     labels: tuple[str, ...] = ()
 
     def value(self, raw: Any) -> Any:
-        """What a package proposed, as a run's hyperparameter."""
+        """The value of the hyperparameter for what a package proposed; a number is clipped."""
         if self.labels:
             return json.loads(raw)
         number = round(float(raw)) if self.whole else float(raw)
         return min(max(number, self.low), self.high)
 
 
-def parse(space: dict[str, dict]) -> dict[str, Dimension]:
-    """The dimensions of a sweep's `parameters`; constants are none."""
+def parse(space: dict[str, dict[str, Any]]) -> dict[str, Dimension]:
+    """The searched hyperparameters of a sweep's `parameters`; constants are left out.
+
+    Raises:
+        ValueError: If a parameter is neither a choice, a constant nor a logarithmic number.
+    """
     dimensions = {}
     for name, entry in space.items():
         if "values" in entry:
@@ -66,27 +89,28 @@ def parse(space: dict[str, dict]) -> dict[str, Dimension]:
                 entry["min"], entry["max"], whole=entry["distribution"].startswith("q_")
             )
         elif "value" not in entry:
-            raise ValueError(f"{name}: peers know no {entry}")
+            raise ValueError(f"{name}: peers cannot search {entry}")
     return dimensions
 
 
-class AtEnd:
-    """An engine of a package that hears of a run when it ends, with its last loss, and stops none.
+class AtEnd(ABC):
+    """An engine of a package that gets one loss per run, its last one, and stops no run early."""
 
-    A subclass gives `propose() -> (handle, raw hyperparameters, epochs)` and `tell(handle, loss, status)`.
-    """
+    def __init__(self, space: dict[str, dict[str, Any]], full: int):
+        self.dimensions, self.full, self.asked = parse(space), full, 0
+        self.handles: dict[str, Any] = {}
+        self.losses: dict[str, float] = {}
 
-    def __init__(self, space: dict[str, dict], full: int):
-        self.dimensions, self.full, self.asked, self.handles, self.losses = (
-            parse(space),
-            full,
-            0,
-            {},
-            {},
-        )
+    @abstractmethod
+    def propose(self) -> tuple[Any, dict[str, Any], float]:
+        """The next run: the package's handle, its raw hyperparameters, its budget in epochs."""
+
+    @abstractmethod
+    def tell(self, handle: Any, loss: float, status: str) -> None:
+        """Give the package the last loss of a run."""
 
     def ask(self) -> tuple[str, dict[str, Any], int]:
-        """The next run."""
+        """The next run; see clock.py."""
         handle, raw, epochs = self.propose()
         key = str(self.asked)
         self.asked += 1
@@ -98,10 +122,10 @@ class AtEnd:
         )
 
     def report(self, key: str, epoch: int, value: float) -> bool:
-        """Keeps the last loss."""
+        """Keep the last loss."""
         self.losses[key] = value
         return False
 
     def ended(self, key: str, status: str) -> None:
-        """Tells the package."""
+        """Give the last loss to the package."""
         self.tell(self.handles.pop(key), self.losses.pop(key), status)

@@ -1,4 +1,7 @@
-"""SMAC by ask and tell: `multifidelity` (Hyperband under a random forest) or `hpo` (the plain facade at full budget)."""
+"""SMAC by ask and tell.
+
+Variants: `multifidelity` (Hyperband with a random forest) and `hpo` (full budget only).
+"""
 
 import sys
 import tempfile
@@ -8,14 +11,16 @@ import smac
 from protocol import AtEnd, Dimension, main
 from smac.runhistory import TrialValue
 
-FACADES = {  # and how many trials SMAC is told of, by which it bounds its initial design: about those of the longest replay
+# Variant -> (facade, trials). SMAC bounds its initial design by the number of trials; these are
+# about those of the longest replay.
+FACADES = {
     "multifidelity": (smac.MultiFidelityFacade, 300),
     "hpo": (smac.HyperparameterOptimizationFacade, 72),
 }
 
 
 def hyperparameter(name: str, one: Dimension):
-    """A dimension as ConfigSpace writes it."""
+    """The dimension in the terms of ConfigSpace."""
     if one.labels:
         return ConfigSpace.Categorical(name, list(one.labels))
     return (ConfigSpace.Integer if one.whole else ConfigSpace.Float)(
@@ -24,7 +29,7 @@ def hyperparameter(name: str, one: Dimension):
 
 
 class Smac(AtEnd):
-    """A promoted run starts anew with a larger budget; where all brackets wait, the facade begins another."""
+    """A promoted run trains from the start; while all brackets wait, the facade opens another."""
 
     def __init__(self, space: dict, seed: int, full: int, variant: str):
         super().__init__(space, full)
@@ -48,12 +53,12 @@ class Smac(AtEnd):
         self.facade = facade(scenario, unused, overwrite=True, logging_level=50)
 
     def propose(self):
-        """What the facade asks for."""
+        """The trial that the facade asks for."""
         trial = self.facade.ask()
         return trial, dict(trial.config), trial.budget or self.full
 
     def tell(self, handle, loss, status):
-        """A run that diverges is one with a large loss."""
+        """A run that diverged has a large loss."""
         self.facade.tell(handle, TrialValue(cost=loss), save=False)
 
 

@@ -1,4 +1,4 @@
-"""Syne Tune's schedulers, called as its `Tuner` calls them: `asha` or `mobster`, both of type "stopping"."""
+"""Syne Tune's stopping schedulers, called as in its `Tuner`: `asha` or `mobster`."""
 
 import contextlib
 import io
@@ -18,14 +18,14 @@ SCHEDULERS = {"asha": ASHA, "mobster": MOBSTER}
 
 
 def domain(one: Dimension):
-    """A dimension as Syne Tune writes it."""
+    """The dimension in the terms of Syne Tune."""
     if one.labels:
         return choice(list(one.labels))
     return (lograndint if one.whole else loguniform)(one.low, one.high)
 
 
 class SyneTune:
-    """Rungs at 1, 3, 9, ... epochs: a run that is not among the best third there is stopped."""
+    """Rungs at 1, 3, 9, ... epochs; a run outside the best third of a rung is stopped."""
 
     def __init__(self, space: dict, seed: int, full: int, variant: str):
         np.random.seed(seed)  # the package draws from the global state too
@@ -45,7 +45,7 @@ class SyneTune:
         self.asked = 0
 
     def ask(self):
-        """The next trial, added as the tuner adds it."""
+        """The next trial, added as in the tuner."""
         number, self.asked = self.asked, self.asked + 1
         suggestion = self.scheduler.suggest(number)
         trial = Trial(number, suggestion.config, datetime.now())
@@ -58,7 +58,7 @@ class SyneTune:
         )
 
     def report(self, key, epoch, value):
-        """The scheduler's decision; a trial that it stops, also for its last epoch, is removed at once."""
+        """The scheduler's decision. A stopped trial is removed at once, as after its last epoch."""
         self.results[key] = {"loss": value, "epoch": epoch}
         stop = (
             self.scheduler.on_trial_result(self.trials[key], self.results[key])
@@ -69,7 +69,7 @@ class SyneTune:
         return stop
 
     def ended(self, key, status):
-        """A run that ended by itself, which is one that diverged, is complete."""
+        """A trial that the scheduler did not stop, because its run diverged, is complete."""
         result = self.results.pop(key)
         if key in self.trials:
             self.scheduler.on_trial_complete(self.trials.pop(key), result)
