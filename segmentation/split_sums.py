@@ -29,14 +29,16 @@ class SplitSums(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no ann
     """
 
     def __init__(self, loss: PixelLoss | dict[str, Any], name: str = "split", **_: Any) -> None:
-        # float64: a float32 counts exactly only up to 2 ** 24 pixels
-        super().__init__(name=name, dtype="float64")
+        super().__init__(name=name)
         self.loss = keras.saving.deserialize_keras_object(loss) if isinstance(loss, dict) else loss
         self.statistics = self.add_weight(
             shape=(self.loss.size,), initializer="zeros", name="statistics"
         )
-        # the flattened confusion matrix, then confident_hits and confident
-        self.sums = self.add_weight(shape=(NUM_CLASSES**2 + 2,), initializer="zeros", name="sums")
+        # The flattened confusion matrix, then confident_hits and confident. A float32 would count
+        # exactly only up to 2 ** 24 pixels: 256 patches of 256 px.
+        self.sums = self.add_weight(
+            shape=(NUM_CLASSES**2 + 2,), initializer="zeros", dtype="float64", name="sums"
+        )
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:
         """Adds a batch of masks (b, h, w) and probabilities (b, h, w, classes)."""
@@ -55,11 +57,12 @@ class SplitSums(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no ann
         self.sums.assign_add(ops.cast(counts, self.sums.dtype))
 
     def result(self) -> dict[str, Tensor]:
+        sums = ops.copy(self.sums)
         return {
             "loss": self.loss.value(ops.cast(self.statistics, "float32")),
-            "confusion": ops.reshape(self.sums[:-2], (NUM_CLASSES, NUM_CLASSES)),
-            "confident_hits": self.sums[-2],
-            "confident": self.sums[-1],
+            "confusion": ops.reshape(sums[:-2], (NUM_CLASSES, NUM_CLASSES)),
+            "confident_hits": sums[-2],
+            "confident": sums[-1],
         }
 
     def get_config(self) -> dict[str, Any]:
