@@ -10,10 +10,10 @@ PACKAGES = ("segmentation", "analysis", "loopback")
 
 # Modules of `segmentation` by tier; each may import those of lower tiers and, within a tier, those listed before it.
 TIERS = [
-    ["errors", "config", "labels", "ending"],
+    ["errors", "config", "labels", "ending", "tensorflow_log"],
     ["options", "tiling", "splits", "prepared", "augmentation", "metrics", "sources"],
-    ["prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"],
-    ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],
+    ["prepare", "synthetic", "datasets", "losses", "split_sums", "models", "checkpoint"],
+    ["callbacks", "tracking", "evaluation", "gaussian", "trials", "halving", "multifidelity", "search"],
 ]
 ORDER = {
     name: (tier, place) for tier, names in enumerate(TIERS) for place, name in enumerate(names)
