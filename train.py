@@ -70,7 +70,7 @@ def run(
     signals: Signals,
     upload_minutes: float = 5.0,
 ) -> str:
-    """Settles the input, starts one W&B run, trains, and finishes the run.
+    """Checks the input, starts one W&B run, trains, and finishes the run.
 
     Args:
         options: Hyperparameters that were given; the others have their defaults.

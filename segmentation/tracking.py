@@ -138,7 +138,7 @@ def run_id() -> str:
 def start(
     api: wandb.Api | None, given: Mapping[str, Any], prepared: PreparedSet, checkpoint: Checkpoint
 ) -> tuple[Run, Config]:
-    """Opens a new run or resumes an earlier one, and settles its hyperparameters.
+    """Opens a new run or resumes an earlier one, and resolves its hyperparameters.
 
     The run's id is the name of the checkpoint's folder. A sweep's values override `given`, and
     those override the defaults.
