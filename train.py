@@ -17,6 +17,7 @@ from segmentation.config import OBJECTIVE, STATUSES, Config, settle
 from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
+from segmentation.splits import SPLITS
 
 if TYPE_CHECKING:
     from segmentation.tracking import CheckpointUpload, Run
@@ -137,7 +138,7 @@ def train(
         from segmentation import callbacks, datasets, evaluation, losses, models, tracking
 
         keras.utils.set_random_seed(config.seed)
-        # a resumed run keeps its number format, also on a device with another fastest one
+        # a resumed run keeps its number format, even if another one is faster on this device
         resumed_with = checkpoint.precision if config.precision == "auto" else None
         device, precision = models.set_precision(resumed_with or config.precision)
 
@@ -154,13 +155,13 @@ def train(
         prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch
     )
     val_data = datasets.Patches(prepared, "val", config.val_batch_size)
-    numbers = prepared.manifest["patches"].items()
-    patches = ", ".join(f"{number:,} {split}" for split, number in numbers if split != "total")
-    print(f"{device}, {precision}, {model.count_params():,} parameters; patches: {patches}")
+    print(description(device, precision, model.count_params(), prepared), flush=True)
     if tracking.is_logged_out():
-        print("W&B: offline, because nobody is logged in (`wandb login`); ", end="")
-        print("`wandb sync` uploads the run later")
-    sys.stdout.flush()
+        print(
+            "W&B: offline, because nobody is logged in (`wandb login`); "
+            "`wandb sync` uploads the run later",
+            flush=True,
+        )
     try:
         with out_of_memory_caught():
             model.fit(
@@ -193,6 +194,12 @@ def train(
         raise
     evaluation.log_best_weights(wandb_run, checkpoint, prepared, val_data)
     return "finished"
+
+
+def description(device: str, precision: str, parameters: int, prepared: PreparedSet) -> str:
+    """One line: device, precision, number of parameters, and patches per split."""
+    patches = ", ".join(f"{prepared.manifest['patches'][split]:,} {split}" for split in SPLITS)
+    return f"{device}, {precision}, {parameters:,} parameters; patches: {patches}"
 
 
 if __name__ == "__main__":

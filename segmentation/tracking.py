@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import requests
@@ -43,6 +43,7 @@ CURVE_POINTS = 101
 """Points per precision-recall curve on the run's page: enough to draw, few enough for a table."""
 
 Answer = TypeVar("Answer")
+Mode: TypeAlias = Literal["online", "offline", "shared", "disabled", "dryrun", "run"]
 Run: TypeAlias = wandb.Run
 
 
@@ -63,7 +64,7 @@ def settings() -> wandb.Settings:
     return singleton.settings
 
 
-def mode() -> str:
+def mode() -> Mode:
     """The mode of new runs: what WANDB_MODE or `wandb offline` says, else `online` if logged in."""
     return "offline" if is_logged_out() else settings().mode
 
@@ -154,8 +155,8 @@ def start(
         checkpoint: The state of the run on this machine; may be empty.
 
     Raises:
-        UserError: The run or its sweep was trained on other data, or a value is not allowed.
-            Raised before anything is sent.
+        UserError: The run or its sweep was trained on other data; nothing was sent then. Or a
+            value is not allowed, for example one of a sweep; then the run is marked as failed.
     """
     name = checkpoint.folder.name
     start_over = False
@@ -168,7 +169,7 @@ def start(
             _check_data(f"run {name}", earlier.config, prepared)
             if not _continues(earlier, checkpoint):
                 start_over = True
-                given = _hyperparameters(earlier.config) | given
+                given = _hyperparameters(earlier.config) | dict(given)
     run = _init(name, given, start_over)
     try:
         config = settle(_hyperparameters(dict(run.config)), prepared.patch_size)
