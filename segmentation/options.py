@@ -36,9 +36,7 @@ def given(context: click.Context) -> dict[str, Any]:
 class _Choice(click.Choice[Any]):
     """One of some words. `None` and `null` mean None, which Config accepts or refuses."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value in ("None", "null") else super().convert(value, param, ctx)
 
 
