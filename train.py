@@ -188,7 +188,7 @@ def train(
             )
     except RunEnded as ended:
         if ended.status in ("diverged", "oom") and not checkpoint.epoch:
-            # the run has no value of its own; see OBJECTIVE
+            # the run reached no value; see OBJECTIVE
             worst = losses.LOSSES[config.loss].worst
             tracking.log_rows(wandb_run, [{"epoch": 1, OBJECTIVE: worst}])
         raise

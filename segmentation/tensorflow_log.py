@@ -37,7 +37,7 @@ def filtered() -> Iterator[None]:
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0" or "tensorflow" in sys.modules:
         yield
         return
-    # a process group of its own: Ctrl-C must not end the filter before the lines are through
+    # a separate process group: Ctrl-C must not end the filter while lines are on their way
     command = [sys.executable, "-I", "-S", __file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as process:
         assert process.stdin is not None

@@ -399,7 +399,8 @@ def log_environment(run: Run, device: str, precision: str) -> None:
 
 def _update_config(run: Run, values: dict[str, Any]) -> None:
     """Writes values to the run's config, also over those of an earlier process of this run."""
-    run.config.update(values, allow_val_change=True)  # type: ignore[no-untyped-call]  # W&B's
+    # type: the client does not annotate this method
+    run.config.update(values, allow_val_change=True)  # type: ignore[no-untyped-call]  # see above
 
 
 def _use_data(run: Run, prepared: PreparedSet) -> None:
