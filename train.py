@@ -1,21 +1,29 @@
-"""One training run: settle the input, start the W&B run, train, finish.
+"""Trains one model: options, configuration, W&B run, model, data, fit, evaluation.
 
 python train.py --data data/prepared --epochs 5 --learning-rate 0.002
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segmentation.config import OBJECTIVE, STATUSES, Config
-from segmentation.ending import RunEnded, Signals, memory_watched
+from segmentation import tensorflow_log
+from segmentation.checkpoint import Checkpoint
+from segmentation.config import OBJECTIVE, STATUSES, Config, settle
+from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
+from segmentation.splits import SPLITS
+
+if TYPE_CHECKING:
+    from segmentation.tracking import CheckpointUpload, Run
 
 
-@click.command(context_settings={"show_default": True, "max_content_width": 120})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -30,7 +38,8 @@ from segmentation.prepared import PreparedSet
     default="runs",
     envvar="AERIAL_RUNS",
     show_envvar=True,
-    help="Checkpoints and weights, one folder per run id; on a shared disk, every machine can resume every run.",
+    help="Folder for checkpoints and weights, with one sub-folder per run id. On a shared disk, "
+    "every machine can resume every run.",
 )
 @click.option(
     "--upload-minutes",
@@ -38,120 +47,159 @@ from segmentation.prepared import PreparedSet
     default=5.0,
     envvar="AERIAL_UPLOAD_MINUTES",
     show_envvar=True,
-    help="Least time between two uploads of the checkpoint, from which another machine resumes the run; 0 for none.",
+    help="Minimum time between two uploads of the checkpoint; 0 for none. With an upload, another "
+    "machine can resume the run.",
 )
 @config_options
 @click.pass_context
-def main(context: click.Context, data: Path, runs: Path, upload_minutes: float, **_) -> None:
-    """Train one model on a prepared set and record it as one W&B run.
+def main(
+    context: click.Context, /, data: Path, runs: Path, upload_minutes: float, **_: Any
+) -> None:
+    """Train one model on a prepared set and log it as one W&B run.
 
-    Without a W&B login the run is kept on this machine. In a sweep the sweep's values win over these options. An
-    interrupted run is resumed when WANDB_RUN_ID names it.
+    Without a W&B login, the run stays on this machine. In a sweep, the sweep's values override
+    these options. Set WANDB_RUN_ID to resume an interrupted run.
     """
     with Signals() as signals:
         sys.exit(STATUSES[run(given(context), data, runs, signals, upload_minutes)])
 
 
 def run(
-    options: dict, data: Path, runs: Path, signals: Signals, upload_minutes: float = 5.0
+    options: Mapping[str, Any],
+    data: Path,
+    runs: Path,
+    signals: Signals,
+    upload_minutes: float = 5.0,
 ) -> str:
-    """One W&B run from start to finish. Returns how it ended, a key of STATUSES."""
-    prepared = PreparedSet.open(data)
-    Config.from_mapping(options).check_patch_size(prepared.patch_size)
+    """Checks the input, starts one W&B run, trains, and finishes the run.
 
-    from segmentation import (
-        tracking,
-    )  # late, as Keras in `train`: a wrong option is reported before seconds of importing
-    from segmentation.checkpoint import Checkpoint
+    Args:
+        options: Hyperparameters that were given; the others have their defaults.
+        data: Folder of the prepared set.
+        runs: Folder for checkpoints, one sub-folder per run id.
+        signals: How the process is asked to end.
+        upload_minutes: Minimum time between two uploads of the checkpoint; 0 for none.
+
+    Returns:
+        The final status, a key of STATUSES.
+
+    Raises:
+        UserError: A file, option or environment variable does not allow the run.
+    """
+    prepared = PreparedSet.open(data)
+    settle(options, prepared.patch_size)
+    # W&B, and Keras below, are imported here: bad options are reported before these slow imports
+    from segmentation import tracking
 
     run_id, api = tracking.run_id(), tracking.connect()
     with Checkpoint(runs / run_id) as checkpoint:
         wandb_run, config = tracking.start(api, options, prepared, checkpoint)
+        folder = Path(wandb_run.dir).parent
         upload = tracking.CheckpointUpload(wandb_run, checkpoint, upload_minutes)
+        status = None
         try:
             status = train(wandb_run, config, prepared, checkpoint, signals, upload)
         except RunEnded as ended:
             status = tracking.status_of(wandb_run, ended)
             if status == "preempted":
                 upload.now()
-            resume = f"resume it with WANDB_RUN_ID={wandb_run.id} python train.py ..."
-            print(f"run {wandb_run.id} {status}: {ended}; {resume}", flush=True)
-        except BaseException:
-            signals.limit_finish(Path(wandb_run.dir).parent)
-            wandb_run.finish(exit_code=1)
-            raise
-        signals.limit_finish(Path(wandb_run.dir).parent)
-        tracking.finish(wandb_run, status, STATUSES[status])
+            print(
+                f"run {run_id} {status}: {ended}; "
+                f"resume it with WANDB_RUN_ID={run_id} python train.py ...",
+                flush=True,
+            )
+        finally:
+            signals.limit_finish(folder)
+            tracking.finish(wandb_run, status)
     if not wandb_run.disabled:
-        print(
-            f"W&B run:  {Path(wandb_run.dir).parent if wandb_run.offline else wandb_run.url}",
-            flush=True,
-        )
+        print(f"W&B run:  {folder if wandb_run.offline else wandb_run.url}", flush=True)
     return status
 
 
 def train(
-    wandb_run, config: Config, prepared: PreparedSet, checkpoint, signals: Signals, upload
+    wandb_run: "Run",
+    config: Config,
+    prepared: PreparedSet,
+    checkpoint: Checkpoint,
+    signals: Signals,
+    upload: "CheckpointUpload",
 ) -> str:
-    """Data, model, fit, evaluation of the best weights. Returns "finished", or raises RunEnded."""
-    import keras
+    """Trains the model from its last finished epoch and evaluates the best weights.
 
-    from segmentation import callbacks, datasets, losses, models, record, tracking
+    Returns:
+        "finished".
 
-    keras.utils.set_random_seed(config.seed)
-    resumed_with = checkpoint.precision if config.precision == "auto" else None
-    device, precision = models.set_precision(resumed_with or config.precision)
-    hyperparameters = {name: value for name, value in asdict(config).items() if name != "epochs"}
+    Raises:
+        RunEnded: The run ends before its last epoch.
+    """
+    with tensorflow_log.filtered():
+        import keras
+
+        from segmentation import callbacks, datasets, evaluation, losses, models, tracking
+
+        keras.utils.set_random_seed(config.seed)
+        # a resumed run keeps its number format, even if another one is faster on this device
+        resumed_with = checkpoint.precision if config.precision == "auto" else None
+        device, precision = models.set_precision(resumed_with or config.precision)
+
     checkpoint.identify(
-        hyperparameters | {"data": prepared.manifest["checksum"], "precision": precision}
+        {name: value for name, value in asdict(config).items() if name != "epochs"}
+        | {"data": prepared.manifest["checksum"], "precision": precision}
     )
     tracking.log_environment(wandb_run, device, precision)
-    model = checkpoint.load() if checkpoint.epoch else models.build(config, prepared.patch_size)
     tracking.log_rows(wandb_run, checkpoint.rows)
 
+    size = prepared.patch_size
+    model = checkpoint.load() if checkpoint.epoch else models.compiled(config, size)
     train_data = datasets.Patches(
         prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch
     )
     val_data = datasets.Patches(prepared, "val", config.val_batch_size)
-    loss = losses.LOSSES[config.loss]()
-    if not checkpoint.epoch:
-        model.compile(
-            keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)]
+    print(description(device, precision, model.count_params(), prepared), flush=True)
+    if tracking.is_logged_out():
+        print(
+            "W&B: offline, because nobody is logged in (`wandb login`); "
+            "`wandb sync` uploads the run later",
+            flush=True,
         )
-        model.optimizer.build(
-            model.trainable_variables
-        )  # variables made in the first step would have it traced twice
-    patches = len(train_data.indices)
-    watch = [
-        keras.callbacks.LambdaCallback(
-            on_train_batch_end=signals.check, on_test_batch_end=signals.check
-        ),
-        callbacks.Reseed(config.seed),
-        callbacks.Progress(config.epochs, len(train_data)),
-        callbacks.EpochLogger(
-            checkpoint, patches, config.keep_epoch, lambda row: tracking.log_rows(wandb_run, [row])
-        ),
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: upload.if_due()),
-    ]
     try:
-        with memory_watched():
+        with out_of_memory_caught():
             model.fit(
                 train_data,
                 validation_data=val_data,
                 initial_epoch=checkpoint.epoch,
                 epochs=config.epochs,
-                callbacks=watch,
-                shuffle=False,  # the data shuffles itself, by seed and epoch
+                callbacks=[
+                    keras.callbacks.LambdaCallback(
+                        on_train_batch_end=signals.check, on_test_batch_end=signals.check
+                    ),
+                    callbacks.Reseed(config.seed),
+                    callbacks.Progress(config.epochs, len(train_data)),
+                    callbacks.EpochLogger(
+                        checkpoint,
+                        config,
+                        len(train_data.indices),
+                        log=lambda row: tracking.log_rows(wandb_run, [row]),
+                    ),
+                    keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: upload.if_due()),
+                ],
+                shuffle=False,  # `Patches` shuffles, by seed and epoch
                 verbose=0,
             )
     except RunEnded as ended:
         if ended.status in ("diverged", "oom") and not checkpoint.epoch:
-            tracking.log_rows(
-                wandb_run, [{"epoch": 1, OBJECTIVE: loss.worst}]
-            )  # finite, and ranked last by every search
+            # the run reached no value; see OBJECTIVE
+            worst = losses.LOSSES[config.loss].worst
+            tracking.log_rows(wandb_run, [{"epoch": 1, OBJECTIVE: worst}])
         raise
-    record.best_weights(wandb_run, checkpoint, prepared, val_data)
+    evaluation.log_best_weights(wandb_run, checkpoint, prepared, val_data)
     return "finished"
+
+
+def description(device: str, precision: str, parameters: int, prepared: PreparedSet) -> str:
+    """One line: device, precision, number of parameters, and patches per split."""
+    patches = ", ".join(f"{prepared.manifest['patches'][split]:,} {split}" for split in SPLITS)
+    return f"{device}, {precision}, {parameters:,} parameters; patches: {patches}"
 
 
 if __name__ == "__main__":

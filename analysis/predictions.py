@@ -13,7 +13,7 @@ import numpy as np
 from analysis import runs
 from analysis.records import Run
 from analysis.waist import Waist
-from segmentation import metrics
+from segmentation import labels, metrics
 from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
@@ -68,13 +68,14 @@ def losses_by_batch(
 ) -> dict[int, float]:
     """Size of a validation batch -> the run's own loss of its best weights over the validation split, computed again."""
     from segmentation import datasets, losses
+    from segmentation.split_sums import SplitSums
 
     prepared = waist.data(data, run)
     model, loss = (
         load(runs.weights(run, "best", waist.sweep.path, waist.cache, local)),
         losses.LOSSES[run.config["loss"]](),
     )
-    model.compile(loss=loss, metrics=[losses.SplitSums(loss)])
+    model.compile(loss=loss, metrics=[SplitSums(loss)])
     batches = {size: datasets.Patches(prepared, "val", size) for size in sizes}
     return {
         size: float(model.evaluate(patches, return_dict=True, verbose=0)["loss"])
@@ -97,7 +98,7 @@ def compute(model, prepared: PreparedSet, split: str) -> Evaluation:
             guesses = probabilities.argmax(-1).astype(np.uint8)
             predictions.append(guesses)
             confusions.extend(map(metrics.confusion_matrix, masks, guesses))
-            labelled, bold = masks != metrics.IGNORE, probabilities > 0.5
+            labelled, bold = masks != labels.IGNORE, probabilities > 0.5
             at_truth = np.take_along_axis(
                 bold, np.where(labelled, masks, 0)[..., None].astype(np.int64), -1
             )[..., 0]

@@ -1,76 +1,73 @@
-"""What an epoch costs beyond its train steps, and beside the published set-up.
+"""Time of an epoch, compared with its bare train steps and with the published set-up.
 
     python -m benchmarks.epoch data/prepared [--batch-size 16] [--steps 40] [--repeats 5]
 
-Three epochs of one compiled model on one machine, in turn, so that a drifting machine hurts them alike:
+Three kinds of epochs take turns, so that a machine that becomes slower slows all three:
 
-    bare        the train step over and over on one batch that is already a tensor: the floor
-    ours        the same number of steps through `Patches` and its threads, augmentation as asked
-    published   float32 images and one-hot masks held in memory, float32 arithmetic, no threads: the notebooks' set-up
+    bare        the train step repeated on one batch that is already a tensor: the lower bound
+    ours        as many steps through `Patches` and its threads, with augmentation
+    published   the notebooks' set-up: images and one-hot masks in memory as float32, float32
+                arithmetic, no threads
 """
 
 import os
 import statistics
 import time
+from typing import Any
 
 import click
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from segmentation import datasets, losses, models
+from segmentation import datasets, models
 from segmentation.config import Config
 from segmentation.labels import NUM_CLASSES
 from segmentation.prepared import PreparedSet
 
 
 class Steps(datasets.Patches):
-    """The first `steps` batches of the training split; a small set is gone through more than once."""
+    """The first `steps` batches of the training split. A small set is repeated."""
 
-    def __init__(self, *arguments, steps: int, **options):
+    def __init__(self, *arguments: Any, steps: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.steps = steps
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, batch):
+    def __getitem__(self, batch: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return super().__getitem__(batch % (len(self.indices) // self.batch_size))
 
 
-def compiled(config: Config, size: int) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    model = models.build(config, size)
-    loss = losses.LOSSES[config.loss]()
-    model.compile(
-        keras.optimizers.Adam(config.learning_rate), loss, metrics=[losses.SplitSums(loss)]
-    )
-    return model
+class Clock(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
+    """Measures the seconds from the end of the first step to the end of the last.
 
+    The first step is left out: it fills the queue and compiles.
+    """
 
-class Clock(keras.callbacks.Callback):
-    """Seconds from the end of the first step, which fills the queue and compiles, to the end of the last."""
-
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if batch == 0:
-            self.begun = time.perf_counter()
-        self.seconds = time.perf_counter() - self.begun
+            self.started = time.perf_counter()
+        self.seconds = time.perf_counter() - self.started
 
 
-def timed(model: keras.Model, data, **options) -> float:
+def timed(model: keras.Model, data: Any) -> float:
+    """Seconds of one epoch without its first step."""
     clock = Clock()
-    model.fit(data, epochs=1, shuffle=False, verbose=0, callbacks=[clock], **options)
+    model.fit(data, epochs=1, shuffle=False, verbose=0, callbacks=[clock])
     return clock.seconds
 
 
 def published_model(size: int) -> keras.Model:
-    """The same network and loss as the notebooks have them: float32, images of 0..1, one-hot masks."""
+    """The network and loss as in the notebooks: float32, images in 0..1, one-hot masks."""
     os.environ["SM_FRAMEWORK"] = "tf.keras"
     import segmentation_models as sm
 
     keras.config.set_dtype_policy("float32")
     image = keras.Input((size, size, 3))
-    network = models._unet(image, "relu")
+    network = models.published_unet(image, "relu")
     scores = keras.layers.Conv2D(NUM_CLASSES, 1, activation="softmax")(network)
     model = keras.Model(image, scores)
     loss = (
@@ -88,20 +85,21 @@ def published_model(size: int) -> keras.Model:
 @click.command()
 @click.argument("folder")
 @click.option("--batch-size", default=16, show_default=True)
-@click.option("--steps", default=40, show_default=True, help="Train steps an epoch.")
+@click.option("--steps", default=40, show_default=True, help="Train steps per epoch.")
 @click.option(
-    "--repeats", default=5, show_default=True, help="Epochs of each kind; the median counts."
+    "--repeats", default=5, show_default=True, help="Epochs per kind. Their median is reported."
 )
 @click.option("--augment", default="full", show_default=True)
 @click.option("--precision", default="auto", show_default=True)
 def main(
     folder: str, batch_size: int, steps: int, repeats: int, augment: str, precision: str
 ) -> None:
-    """Time an epoch of FOLDER's training split against bare steps and against the published set-up."""
+    """Time epochs of FOLDER's training split, bare steps, and the published set-up."""
     prepared = PreparedSet.open(folder)
     size = prepared.patch_size
     device, precision = models.set_precision(precision)
-    ours = compiled(Config(batch_size=batch_size), size)
+    keras.utils.set_random_seed(0)
+    ours = models.compiled(Config(batch_size=batch_size), size)
     data = Steps(prepared, "train", batch_size, shuffle_seed=0, augment=augment, steps=steps)
     images, masks = map(tf.constant, data[0])
     bare = tf.data.Dataset.from_tensors((images, masks)).repeat(steps)
@@ -114,31 +112,33 @@ def main(
     ][..., :NUM_CLASSES]
     in_memory = floats.nbytes + one_hot.nbytes
 
-    seconds = {"bare": [], "ours": [], "published": []}
+    seconds: dict[str, list[float]] = {"bare": [], "ours": [], "published": []}
     arrays = (
         tf.data.Dataset.from_tensor_slices((floats, one_hot)).repeat().batch(batch_size).take(steps)
     )
     for repeat in range(repeats + 1):
-        found = {
+        times = {
             "bare": timed(ours, bare),
             "ours": timed(ours, data),
             "published": timed(published, arrays),
         }
         if repeat:  # the first compiles
-            for name, value in found.items():
+            for name, value in times.items():
                 seconds[name].append(value)
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(
-        f"{device}, {precision}, batch {batch_size}, {size} px, {steps} steps, augment {augment}, median of {repeats}"
+        f"{device}, {precision}, batch {batch_size}, {size} px, {steps} steps, augment {augment}, "
+        f"median of {repeats}"
     )
     for name, values in seconds.items():
         print(f"{name:10} {medians[name]:7.2f} s  ({min(values):.2f} to {max(values):.2f})")
     pairs = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True))
-    print(f"ours / bare       {pairs:.3f}   (aim: at most 1.05)")
+    print(f"ours / bare       {pairs:.3f}   (target: at most 1.05)")
     print(f"published / ours  {medians['published'] / medians['ours']:.2f}")
     print(
-        f"memory a patch    ours {4 * size**2 / 1024:.0f} KiB mapped, published {in_memory / len(chosen) / 1024:.0f} KiB held"
+        f"memory per patch  ours {4 * size**2 / 1024:.0f} KiB mapped, "
+        f"published {in_memory / len(chosen) / 1024:.0f} KiB in memory"
     )
 
 

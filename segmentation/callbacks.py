@@ -1,42 +1,56 @@
-"""Keras callbacks of a training: one row and one checkpoint per epoch, a progress bar, the same dropout when resumed."""
+"""Keras callbacks: one row and one checkpoint per epoch, a progress bar, reproducible dropout."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
-from segmentation.checkpoint import Checkpoint
-from segmentation.config import OBJECTIVE
+from segmentation.checkpoint import Checkpoint, Row
+from segmentation.config import OBJECTIVE, Config
 from segmentation.ending import RunEnded
-from segmentation.losses import unpack
 from segmentation.metrics import summarize
 
+Logs = dict[str, Any]
+"""What Keras measured: `loss` and the results of `SplitSums`, those of validation with `val_`."""
 
-class EpochLogger(keras.callbacks.Callback):
-    """Makes the row of each epoch, saves the checkpoint, then calls `log(row)`: what is logged can be resumed."""
+
+class EpochLogger(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
+    """Makes the row of each epoch, saves the checkpoint, logs the row, and prints it as one line.
+
+    The checkpoint is saved before the row is logged, so every logged epoch can be resumed.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, patches: int, keep_epoch: int, log: Callable[[dict], None]
-    ):
+        self,
+        checkpoint: Checkpoint,
+        config: Config,
+        patches: int,
+        log: Callable[[Row], None],
+    ) -> None:
+        """Starts after the last epoch of `checkpoint`.
+
+        Args:
+            checkpoint: Where rows and weights are saved.
+            config: The run's hyperparameters.
+            patches: Number of training patches, for the speed in images per second.
+            log: Called with the row of each epoch.
+        """
         super().__init__()
-        self.checkpoint, self.patches, self.keep_epoch, self.log = (
-            checkpoint,
-            patches,
-            keep_epoch,
-            log,
-        )
+        self.checkpoint, self.config, self.patches, self.log = checkpoint, config, patches, log
         self.best = min((row["val_loss"] for row in checkpoint.rows), default=math.inf)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.started = time.perf_counter()
 
-    def on_test_begin(self, logs=None):
-        self.trained = time.perf_counter() - self.started
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        self.train_seconds = time.perf_counter() - self.started
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Raises RunEnded if a loss is not finite. Such an epoch is neither saved nor logged."""
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
             raise RunEnded("diverged", f"the loss of epoch {epoch + 1} is not finite")
         improved, self.best = logs["val_loss"] < self.best, min(self.best, logs["val_loss"])
@@ -46,47 +60,55 @@ class EpochLogger(keras.callbacks.Callback):
             "val_loss": logs["val_loss"],
             OBJECTIVE: self.best,
         }
-        row |= summarize(*unpack(logs["sums"]))
-        row |= {
-            f"val_{name}": value for name, value in summarize(*unpack(logs["val_sums"])).items()
-        }
+        row |= _scores(logs, "") | _scores(logs, "val_")
         row |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": time.perf_counter() - self.started,
-            "images_per_second": self.patches / self.trained,
+            "images_per_second": self.patches / self.train_seconds,
         }
-        self.checkpoint.save(self.model, row, improved, keep=epoch + 1 == self.keep_epoch)
+        keep = epoch + 1 == self.config.keep_epoch
+        self.checkpoint.save(self.model, row, improved, keep)
         self.log(row)
+        print(
+            f"epoch {epoch + 1:>3}/{self.config.epochs}  loss {row['loss']:.4f}  "
+            f"val_loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.3f}  "
+            f"val mean IoU {row['val_mean_iou']:.3f}  {row['seconds']:.1f} s",
+            flush=True,
+        )
 
 
-class Reseed(keras.callbacks.Callback):
-    """Makes dropout a function of seed and epoch alone. Keras saves no random state, so a resumed run would draw other masks."""
+class Reseed(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
+    """Makes dropout depend on seed and epoch alone.
 
-    def __init__(self, seed: int):
+    Keras does not save random state, so a resumed run would otherwise drop other units.
+    """
+
+    def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
 
-    def on_epoch_begin(self, epoch, logs=None):
-        random = [
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        generators = [
             layer.seed_generator
             for layer in _layers(self.model)
             if getattr(layer, "seed_generator", None)
         ]
-        for index, generator in enumerate(random):
+        for index, generator in enumerate(generators):
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
             generator.state.assign(state >> 1)  # 31 bits: the state's type is signed
 
 
-class Progress(keras.callbacks.Callback):
-    """A bar for the steps of each epoch on a terminal, and one line an epoch everywhere; ends a run whose loss is not finite."""
+class Progress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
+    """Shows a bar of the epoch's steps on a terminal, and ends a run whose loss is not finite."""
 
-    EVERY = 50  # steps between looks at the loss: each makes the host wait for the device
+    EVERY = 50  # steps between two checks of the loss; each makes the host wait for the device
 
-    def __init__(self, epochs: int, steps: int):
+    def __init__(self, epochs: int, steps: int) -> None:
+        """Shows `epochs` epochs of `steps` steps each."""
         super().__init__()
         self.epochs, self.steps = epochs, steps
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.bar = tqdm(
             total=self.steps,
             desc=f"epoch {epoch + 1}/{self.epochs}",
@@ -96,7 +118,8 @@ class Progress(keras.callbacks.Callback):
             dynamic_ncols=True,
         )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        """Raises RunEnded if the loss is not finite at one of the checked steps."""
         self.bar.update()
         if batch % self.EVERY == self.EVERY - 1:
             loss = float(logs["loss"])
@@ -105,20 +128,18 @@ class Progress(keras.callbacks.Callback):
                 self.bar.close()
                 raise RunEnded("diverged", f"the loss is {loss} at step {batch + 1}")
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.bar.close()
-        row = {name: logs[name] for name in ("loss", "val_loss")} | summarize(
-            *unpack(logs["val_sums"])
-        )
-        print(
-            f"epoch {epoch + 1:>3}/{self.epochs}  loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
-            f"val accuracy {row['accuracy']:.3f}  val mean IoU {row['mean_iou']:.3f}",
-            flush=True,
-        )
+
+
+def _scores(logs: Logs, prefix: str) -> dict[str, float]:
+    """The scores of one split, with `prefix` before each name."""
+    counts = (logs[prefix + name] for name in ("confusion", "confident_hits", "confident"))
+    return {prefix + name: value for name, value in summarize(*counts).items()}
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Every layer in a fixed order, those of nested models too."""
+    """Every layer in a fixed order, including those of nested models."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _layers(layer)

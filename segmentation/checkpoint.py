@@ -1,7 +1,8 @@
 """The folder of one run, `runs/ID`: what is needed to resume it, and the weights of its best epoch.
 
-`state.json` holds the rows of all finished epochs and names the .keras files. Every file is written beside its final
-name and renamed, and `state.json` last, so a run that is killed at any moment resumes from its last finished epoch.
+`state.json` holds the rows of all finished epochs and names the .keras files. Every file is written
+under a temporary name and renamed, `state.json` last. So a run that is killed at any moment resumes
+from its last finished epoch.
 """
 
 import fcntl
@@ -21,36 +22,52 @@ from segmentation.errors import UserError
 if TYPE_CHECKING:
     import keras
 
-FORMAT = 2  # of state.json; 1 (not written in the file) stored `precision: auto` instead of the number format in use
+FORMAT = 2
+"""Format of state.json. Format 1 has no such number, and may have `precision: auto` instead of the
+number format in use."""
+
 PACKED = "checkpoint.zip"
-MEMBER = re.compile(r"(last|best|kept)-\d{5}\.keras")
+"""Name of the uploaded file."""
+
+WEIGHTS = re.compile(r"(last|best|kept)-\d{5}\.keras")
+"""Names of weights files: role and epoch."""
+
+Row = dict[str, float]
+"""What is logged for one epoch: name -> value."""
 
 
 class Checkpoint:
-    """The resumable state of one run, locked while a process trains in its folder.
+    """The resumable state of one run.
 
-    Use it as a context manager: the lock is held inside, and an empty folder is removed at the end.
+    Use it as a context manager: inside, the folder is locked for this process; at the end, a folder
+    in which nothing was trained is removed.
+
+    Attributes:
+        folder: The run's folder.
+        identity: What all epochs have in common; see `identify`.
+        rows: One row per finished epoch.
+        files: Role (`last`, `best`, `kept`) -> name of the weights file.
     """
 
-    def __init__(self, folder: Path):
-        """Reads `folder`. Raises UserError where it holds a damaged checkpoint."""
+    def __init__(self, folder: Path) -> None:
+        """Reads `folder`. Raises UserError if it holds a damaged checkpoint."""
         self.folder = folder
         self.identity: dict[str, Any] = {}
-        self.rows: list[dict] = []
+        self.rows: list[Row] = []
         self.files: dict[str, str] = {}
-        self._lock: int | None = None
         self._read()
 
     def __enter__(self) -> "Checkpoint":
-        """Raises UserError where the folder cannot be written, or another process trains in it."""
+        """Raises UserError if the folder cannot be written, or another process trains in it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = (self.folder / "lock").open("a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._lock)
+            self._lock.close()
             raise UserError(
-                f"another process is training in {self.folder}; wait for it to end, or choose another WANDB_RUN_ID"
+                f"another process is training in {self.folder}; "
+                "wait until it ends, or choose another WANDB_RUN_ID"
             ) from error
         except OSError as error:
             raise UserError(
@@ -67,7 +84,7 @@ class Checkpoint:
                     leftover.unlink()
                 (self.folder / "lock").unlink()
                 self.folder.rmdir()
-        os.close(self._lock)
+        self._lock.close()
 
     @property
     def epoch(self) -> int:
@@ -76,23 +93,30 @@ class Checkpoint:
 
     @property
     def precision(self) -> str | None:
-        """Number format that the run was trained with; None for a run without finished epochs."""
+        """Number format of the run's finished epochs; None without any."""
         return self.identity.get("precision")
 
     @property
-    def best_row(self) -> dict:
-        """The row with the lowest validation loss: its weights are the `best` file."""
+    def best_row(self) -> Row:
+        """The row with the lowest validation loss. Its weights are the `best` file."""
         return min(self.rows, key=lambda row: row["val_loss"])
 
-    def path(self, role: str) -> Path | None:
-        """The .keras file of a role: `last` (with optimizer), `best` or `kept` (for predictions); None if there is none."""
-        return self.folder / self.files[role] if role in self.files else None
+    def path(self, role: str) -> Path:
+        """The .keras file of a role in `files`.
+
+        `last` includes the optimizer; `best` and `kept` are for predictions only.
+        """
+        return self.folder / self.files[role]
 
     def identify(self, identity: Mapping[str, Any]) -> None:
-        """Sets what all epochs of the run have in common: hyperparameters, precision, checksum of the data.
+        """Sets what must match for the checkpoint to be resumed.
 
-        Raises UserError where the stored epochs were trained with other values. A hyperparameter that an older
-        checkpoint does not name counts as its default value.
+        That is: hyperparameters (except `epochs`), precision and the checksum of the data. A
+        hyperparameter that did not exist yet when the checkpoint was written counts as its default,
+        so a new field of Config does not make old checkpoints unusable.
+
+        Raises:
+            UserError: The finished epochs were trained with other values.
         """
         stored = asdict(Config()) | {"precision": identity["precision"]} | self.identity
         differs = [name for name in identity if self.rows and stored.get(name) != identity[name]]
@@ -101,19 +125,19 @@ class Checkpoint:
                 f"{name} was {stored.get(name)!r} and is {identity[name]!r}" for name in differs
             )
             raise UserError(
-                f"{self.folder} is the checkpoint of another run: {', '.join(differs)} differ ({values}); "
-                "choose another WANDB_RUN_ID, or remove the folder"
+                f"{self.folder} is the checkpoint of another run: {', '.join(differs)} differ "
+                f"({values}); choose another WANDB_RUN_ID, or remove the folder"
             )
         self.identity = dict(identity)
 
     def agrees(self, epochs: int, val_loss: float | None) -> bool:
-        """Whether a history of `epochs` rows, the last one with this validation loss, is the start of this training."""
+        """Whether this training began with `epochs` epochs of which the last had `val_loss`."""
         return self.epoch >= epochs and (
             not epochs or self.rows[epochs - 1]["val_loss"] == val_loss
         )
 
     def load(self) -> "keras.Model":
-        """The compiled model, its optimizer included, as it was after the last finished epoch."""
+        """The compiled model, including its optimizer, as after the last finished epoch."""
         import keras
 
         model = keras.saving.load_model(self.path("last"), safe_mode=True)
@@ -121,24 +145,26 @@ class Checkpoint:
             raise UserError(f"{self.path('last')} holds no optimizer; {self._way_out()}")
         return model
 
-    def save(self, model: "keras.Model", row: dict, best: bool, keep: bool) -> None:
-        """Adds one epoch: its row, the whole model, and the weights alone where they are the best or to be kept.
+    def save(self, model: "keras.Model", row: Row, best: bool, keep: bool) -> None:
+        """Adds one epoch.
 
-        Raises UserError where the disk is full or the folder cannot be written.
+        Args:
+            model: The model after the epoch, with its optimizer. Always saved as `last`.
+            row: The epoch's row.
+            best: Whether to save the weights as `best` too.
+            keep: Whether to save the weights as `kept` too.
+
+        Raises:
+            UserError: The disk is full, or the folder cannot be written.
         """
         import keras
 
         self.rows.append(row)
-        inference = keras.Model(
-            model.inputs, model.outputs, name=model.name
-        )  # not compiled: opens without our classes
-        roles = (
-            {"last": model}
-            | ({"best": inference} if best else {})
-            | ({"kept": inference} if keep else {})
-        )
+        # not compiled: opens without this package
+        inference = keras.Model(model.inputs, model.outputs, name=model.name)
+        models = [("last", model, True), ("best", inference, best), ("kept", inference, keep)]
         try:
-            for role, saved in roles.items():
+            for role, saved in [(role, saved) for role, saved, wanted in models if wanted]:
                 name = f"{role}-{self.epoch:05d}.keras"
                 part = self.folder / f"part-{name}"
                 saved.save(part)
@@ -149,25 +175,29 @@ class Checkpoint:
             for part in self.folder.glob("part-*"):
                 part.unlink(missing_ok=True)
             raise UserError(
-                f"cannot save epoch {self.epoch} in {self.folder} ({error.strerror or error}); free some space and resume the run"
+                f"cannot save epoch {self.epoch} in {self.folder} ({error.strerror or error}); "
+                "free some space and resume the run"
             ) from error
 
     def pack(self) -> Path:
-        """One file that holds the whole checkpoint, for another machine; written beside and renamed."""
+        """Writes the whole checkpoint into one file, for another machine. Returns its path."""
         part = self.folder / f"part-{PACKED}"
-        with zipfile.ZipFile(
-            part, "w", zipfile.ZIP_STORED
-        ) as archive:  # .keras files are archives already
+        # .keras files are archives already
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             for name in ("state.json", *self.files.values()):
                 archive.write(self.folder / name, name)
         return part.replace(self.folder / PACKED)
 
     def unpack(self, packed: Path) -> None:
-        """Replaces this checkpoint by the one in `packed`, a file that `pack` made. UserError where it is damaged."""
+        """Replaces this checkpoint with the one in `packed`, a file that `pack` made.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         try:
             with zipfile.ZipFile(packed) as archive:
                 names = set(archive.namelist()) - {"state.json"}
-                if archive.testzip() or not all(map(MEMBER.fullmatch, names)):
+                if archive.testzip() or not all(map(WEIGHTS.fullmatch, names)):
                     raise zipfile.BadZipFile("damaged, or with other files in it")
                 for name in (*sorted(names), "state.json"):
                     part = self.folder / f"part-{name}"
@@ -179,6 +209,7 @@ class Checkpoint:
         self._remove_unnamed()
 
     def _read(self) -> None:
+        """Reads `state.json`, if there is one, and checks the weights files. See `__init__`."""
         path = self.folder / "state.json"
         if not path.exists():
             return
@@ -199,21 +230,17 @@ class Checkpoint:
                 if row["epoch"] != number or not isinstance(row["val_loss"], float):
                     raise ValueError(f"row {number} is not the row of an epoch")
             for role in {"last", "best", *self.files}:
-                if not MEMBER.fullmatch(self.files[role]):
+                if not WEIGHTS.fullmatch(self.files[role]):
                     raise ValueError(f"{self.files[role]!r} is not the name of a weights file")
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:  # any other shape of JSON
+        # all that JSON of another shape can raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path} is damaged ({reason}); {self._way_out()}") from error
         for role in self.files:
             self._check_weights(self.path(role))
 
     def _check_weights(self, file: Path) -> None:
+        """Raises UserError if a .keras file cannot be read or one of its checksums is wrong."""
         try:
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
@@ -223,11 +250,13 @@ class Checkpoint:
             raise UserError(f"{file} is damaged at {damaged}; {self._way_out()}")
 
     def _way_out(self) -> str:
+        """What a user can do about a damaged checkpoint."""
         return (
             f"remove {self.folder} to train the run from its start, or choose another WANDB_RUN_ID"
         )
 
     def _write_state(self) -> None:
+        """Writes `state.json`. From then on the epoch counts as finished."""
         part = self.folder / "part-state.json"
         state = {
             "format": FORMAT,
@@ -243,7 +272,7 @@ class Checkpoint:
         self._remove_unnamed()
 
     def _remove_unnamed(self) -> None:
-        """Removes weights that `state.json` does not name: those of earlier epochs, and half-written ones."""
-        stale = {path for path in self.folder.glob("*.keras") if MEMBER.search(path.name)}
+        """Removes weights that `state.json` does not name, of earlier and of interrupted epochs."""
+        stale = {path for path in self.folder.glob("*.keras") if WEIGHTS.search(path.name)}
         for path in stale - {self.folder / name for name in self.files.values()}:
             path.unlink()

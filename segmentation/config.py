@@ -1,20 +1,25 @@
-"""The hyperparameters of a run: the one list of names, types, defaults and bounds.
+"""The hyperparameters of a run: names, types, defaults and bounds. No other file declares them.
 
-Command-line options (`options.py`), sweeps (checked by a test) and analysis read this list; nothing else declares a default.
-The defaults are the baseline: the published setting of batch size 16, learning rate 0.007 and relu.
+Command-line options (`options.py`), sweeps (checked by a test) and the analysis read this list.
+The defaults are the baseline: the published setting.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from segmentation.errors import UserError
 
 OBJECTIVE = "best_val_loss"
-"""Lowest validation loss so far, logged once an epoch: what sweeps minimise and what ranks runs, under one name."""
+"""Lowest validation loss so far. Logged once per epoch; sweeps minimise it.
+
+A run that ends early keeps the lowest value it reached, whatever its status. A run that diverges or
+runs out of memory in its first epoch reached none: it logs the largest possible loss (WORST), so
+that every search ranks it last.
+"""
 
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
-"""The published setting that every search has to beat; a run is a baseline when it holds these values."""
+"""The published setting that every search has to beat. A run with these values is a baseline."""
 
 STATUSES = {
     "finished": 0,
@@ -24,21 +29,19 @@ STATUSES = {
     "interrupted": 130,
     "preempted": 143,
 }
-"""How a run can end -> exit code of `train.py` (128 + signal number where a signal ended it). The one list of statuses."""
+"""Final status of a run -> exit code of `train.py`; 128 + signal number after a signal."""
 
 NOT_HYPERPARAMETERS = ("data", "environment")
-"""What a run's config holds beside its hyperparameters."""
+"""Keys of a run's config in W&B that are not hyperparameters."""
 
 WORST = {"dice_focal": 1.671587, "dice_focal_published": 1.671587, "cross_entropy": 16.118095}
-"""The largest value of each loss, cut to six decimals: the objective of a run that ended before its first epoch did."""
+"""The largest value of each loss, rounded down to six decimals. See OBJECTIVE."""
 
-UNET_MULTIPLE = 16  # the published U-Net halves four times
-BACKBONE_MULTIPLES = {
-    "unet": 32,
-    "fpn": 32,
-    "linknet": 32,
-    "pspnet": 48,
-}  # what segmentation-models' shapes need
+UNET_MULTIPLE = 16
+"""Patch sizes of the published U-Net are multiples of it: four times, it halves them."""
+
+BACKBONE_MULTIPLES = {"unet": 32, "fpn": 32, "linknet": 32, "pspnet": 48}
+"""The same for segmentation-models' networks."""
 
 
 def _hyper(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -48,7 +51,7 @@ def _hyper(default: Any, help: str, low: float | None = None, high: float | None
 
 @dataclass(frozen=True)
 class Config:
-    """One run's hyperparameters. Building one checks every name, type and bound, so that a bad value never costs a GPU hour."""
+    """The hyperparameters of one run. Creating one checks every name, type and bound."""
 
     architecture: Literal["unet", "fpn", "linknet", "pspnet"] = _hyper(
         "unet", "decoder family; unet without a backbone is the published U-Net"
@@ -57,7 +60,7 @@ class Config:
         None, "encoder of segmentation-models, for example resnet18; null for the published U-Net"
     )
     pretrained: bool = _hyper(
-        False, "start the backbone from ImageNet weights (fetched on first use)"
+        False, "start the backbone from ImageNet weights (downloaded on first use)"
     )
     activation: Literal["relu", "tanh", "swish", "linear"] = _hyper(
         "relu",
@@ -68,25 +71,27 @@ class Config:
         "training and validation loss; dice_focal_published compares with published numbers",
     )
     learning_rate: float = _hyper(0.007, "Adam's step size", 1e-7, 1.0)
-    batch_size: int = _hyper(16, "patches a training step", 1, 1024)
+    batch_size: int = _hyper(16, "patches per training step", 1, 1024)
     val_batch_size: int = _hyper(
-        16, "patches a validation step; changes memory and speed, never the result", 1, 1024
+        16, "patches per validation step; changes memory and speed, never the result", 1, 1024
     )
     epochs: int = _hyper(27, "passes over the training split", 1, 10_000)
     augment: Literal["none", "flip", "full"] = _hyper(
         "none", "flip: flips and right-angle rotations; full: also brightness and contrast"
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = _hyper(
-        "auto", "arithmetic of the hidden layers; auto takes what this device does faster"
+        "auto",
+        "number format of the hidden layers; auto picks the fastest one for the device",
     )
     keep_epoch: int = _hyper(
-        0, "keep the weights after this epoch too, beside the best ones; 0 for none", 0, 10_000
+        0, "also keep the weights after this epoch, beside the best ones; 0 for none", 0, 10_000
     )
     seed: int = _hyper(
         0, "seed of initial weights, shuffling, dropout and augmentation", 0, 2**31 - 1
     )
 
     def __post_init__(self) -> None:
+        """Converts and checks the values. Raises UserError for a bad one."""
         for spec in fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         if self.backbone is None and self.architecture != "unet":
@@ -99,21 +104,26 @@ class Config:
             )
 
     def check_patch_size(self, size: int) -> None:
-        """Raises UserError where the architecture cannot take patches of `size` x `size` px; asked before any data is loaded."""
+        """Raises UserError if the architecture cannot process patches of `size` x `size` px."""
         multiple = BACKBONE_MULTIPLES[self.architecture] if self.backbone else UNET_MULTIPLE
         if size % multiple:
             with_backbone = f" on {self.backbone}" if self.backbone else ""
             near = max(multiple, round(size / multiple) * multiple)
             raise UserError(
-                f"{self.architecture}{with_backbone} takes patches of a multiple of {multiple} px, this set has {size} px; "
-                f"prepare one whose --patch-size is {near} times its --scale"
+                f"{self.architecture}{with_backbone} needs patches whose size is a multiple of "
+                f"{multiple} px, but this set has {size} px; prepare one whose --patch-size is "
+                f"{near} times its --scale"
             )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Config":
-        """Config from a mapping such as `wandb.config`: missing names take their default, unknown names are an error.
+        """Config from a mapping such as `wandb.config`. Missing names have their default.
 
-        `configuration`, a mapping of several hyperparameters, is how a grid goes over whole configurations (sweeps/confirm.yaml).
+        `configuration` may hold a mapping of several hyperparameters: with it, a grid search
+        compares whole configurations (sweeps/confirm.yaml).
+
+        Raises:
+            UserError: A name is unknown, or a value is not allowed.
         """
         values = dict(values)
         values |= values.pop("configuration", None) or {}
@@ -124,14 +134,25 @@ class Config:
         return cls(**values)
 
 
-def choices(spec) -> tuple[str, ...] | None:
-    """The allowed words of a field that is a choice by name; None for numbers, booleans and free text."""
+def settle(values: Mapping[str, Any], patch_size: int) -> Config:
+    """The configuration of a run that trains on patches of `patch_size` x `patch_size` px.
+
+    Raises:
+        UserError: A name or value is not allowed, or the architecture cannot process such patches.
+    """
+    config = Config.from_mapping(values)
+    config.check_patch_size(patch_size)
+    return config
+
+
+def choices(spec: Field[Any]) -> tuple[str, ...] | None:
+    """The allowed words of a field that is a choice; None for numbers, booleans and free text."""
     return get_args(spec.type) if get_origin(spec.type) is Literal else None
 
 
-def _checked(spec, value: Any) -> Any:
-    """`value` in the field's own type, or a UserError that names the field, the value and the way out."""
-    if spec.name == "activation" and value is None:  # YAML's null: no activation is the linear one
+def _checked(spec: Field[Any], value: Any) -> Any:
+    """`value` in the type of the field. UserError names the field, the value, and what to do."""
+    if spec.name == "activation" and value is None:  # YAML's null
         value = "linear"
     words = choices(spec)
     if words:
@@ -140,14 +161,12 @@ def _checked(spec, value: Any) -> Any:
         return value
     if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if (
-        spec.type is int and isinstance(value, float) and value.is_integer()
-    ):  # JSON from W&B may turn 16 into 16.0
-        value = int(value)
+    if spec.type is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON from W&B may turn 16 into 16.0
     expected = get_args(spec.type) or (spec.type,)
     if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
         hint = (
-            "; in YAML write 0.0001 or 1.0e-4, since 1e-4 is read as text"
+            "; in YAML write 0.0001 or 1.0e-4, because 1e-4 is read as text"
             if isinstance(value, str)
             else ""
         )
@@ -159,6 +178,5 @@ def _checked(spec, value: Any) -> Any:
     return value
 
 
-assert all(
-    spec.default is not MISSING for spec in fields(Config)
-)  # `_checked` and the options rely on it
+# `_checked` and the options rely on it
+assert all(spec.default is not MISSING for spec in fields(Config))

@@ -1,71 +1,90 @@
-"""How a run may end before its last epoch, in an orderly way. Standard library only, so that signals are held from the start."""
+"""How a run can end before its last epoch: by a signal, or because memory is exhausted.
+
+Standard library only: signals must be handled before the slow imports.
+"""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+STATUS_OF_SIGNAL = {signal.SIGTERM: "preempted", signal.SIGINT: "interrupted"}
+
+FINISH_SECONDS = 20.0
+"""Time to send the last data after a signal. `wandb agent` sends SIGKILL 30 s after its SIGTERM."""
+
+OUT_OF_MEMORY = (
+    "ResourceExhausted",
+    "OutOfMemory",
+    "MemoryError",
+    "RESOURCE_EXHAUSTED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+)
+"""Words in the type or message of an out-of-memory error, on any Keras backend."""
 
 
-class RunEnded(Exception):  # noqa: N818 - the orderly end of a run, not an error
-    """A run that ends before its last epoch; `status` is diverged, oom, terminated (SIGTERM) or interrupted (Ctrl-C)."""
+class RunEnded(Exception):  # noqa: N818 - not an error
+    """Ends a run before its last epoch. Not an error: the checkpoint stays usable.
 
-    def __init__(self, status: str, message: str):
+    `status` is one of config.STATUSES: diverged, oom, interrupted (Ctrl-C) or preempted (SIGTERM).
+    The message is the reason, for the terminal.
+    """
+
+    def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-FINISH_SECONDS = (
-    20.0  # for sending the last data after a signal; `wandb agent` kills 30 s after its SIGTERM
-)
-
-STATUS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
-
-
 class Signals:
-    """Holds SIGTERM and Ctrl-C as a context manager, so that `check` can end the run where it is safe to.
+    """Delays SIGTERM and Ctrl-C until the next call of `check`. Use it as a context manager.
 
-    The epoch under way is given up, not finished: the checkpoint of the last whole one exists, and a machine that is taken
-    back leaves less time than an epoch may last. A second signal kills as it would have without us.
+    The unfinished epoch is discarded: the checkpoint holds the last finished one, and a preempted
+    machine leaves less time than an epoch may take. A second signal of the same kind terminates
+    the process immediately.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._sending: Path | None = None
+        self._unsent: Path | None = None
 
     def __enter__(self) -> "Signals":
-        self._before = {number: signal.signal(number, self._note) for number in STATUS}
+        self._before = {number: signal.signal(number, self._receive) for number in STATUS_OF_SIGNAL}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def check(self, *_, **__) -> None:
-        """Raise RunEnded if a signal has come; takes and ignores what Keras hands a callback."""
+    def check(self, *_: Any, **__: Any) -> None:
+        """Raises RunEnded if a signal was received. Ignores the arguments of a Keras callback."""
         if self.received:
-            raise RunEnded(STATUS[self.received], f"{self.received.name} received")
+            raise RunEnded(STATUS_OF_SIGNAL[self.received], f"{self.received.name} received")
 
     def limit_finish(self, unsent: Path) -> None:
-        """From now on the process ends FINISH_SECONDS after a signal, even if W&B still waits for its server.
+        """Starts the limit on finishing: FINISH_SECONDS after a signal, the process exits.
 
-        `unsent` is the folder that `wandb sync` sends later; it is named in the message.
+        It exits even if W&B's client still waits for its server. The message names `unsent`, the
+        folder that `wandb sync` uploads later.
         """
-        self._sending = unsent
-        signal.signal(signal.SIGALRM, self._give_up)
+        self._unsent = unsent
+        signal.signal(signal.SIGALRM, self._exit)
         if self.received:
             signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
 
-    def _give_up(self, *_) -> None:
+    def _exit(self, *_: object) -> None:
         print(
-            f"W&B did not take all data within {FINISH_SECONDS:g} s; send it later: wandb sync {self._sending}",
+            f"W&B did not take all data within {FINISH_SECONDS:g} s; "
+            f"send it later: wandb sync {self._unsent}",
             flush=True,
         )
         os._exit(128 + (self.received or signal.SIGTERM))
 
-    def _note(self, number: int, frame) -> None:
-        if self._sending and not self.received:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._unsent and not self.received:
             signal.setitimer(signal.ITIMER_REAL, FINISH_SECONDS)
         elif self.received == number:
             signal.signal(number, signal.SIG_DFL)
@@ -74,20 +93,13 @@ class Signals:
 
 
 @contextmanager
-def memory_watched() -> Iterator[None]:
-    """Turns the out-of-memory error of whatever backend into RunEnded("oom"); other errors pass."""
+def out_of_memory_caught() -> Iterator[None]:
+    """Turns an out-of-memory error of any backend into RunEnded("oom"). Other errors pass."""
     try:
         yield
     except Exception as error:
-        marks = (
-            "ResourceExhausted",
-            "OutOfMemory",
-            "MemoryError",
-            "RESOURCE_EXHAUSTED",
-            "CUDA_ERROR_OUT_OF_MEMORY",
-        )
-        if not any(mark in f"{type(error).__name__} {error}" for mark in marks):
+        if not any(word in f"{type(error).__name__} {error}" for word in OUT_OF_MEMORY):
             raise
         raise RunEnded(
-            "oom", f"out of memory; take a smaller batch_size ({type(error).__name__})"
+            "oom", f"out of memory; use a smaller batch_size ({type(error).__name__})"
         ) from error

@@ -1,68 +1,86 @@
-"""architecture x backbone x activation -> keras.Model: uint8 RGB patches in, float32 class probabilities out.
+"""architecture x backbone x activation -> keras.Model: uint8 RGB in, class probabilities out.
 
-Scaling is the model's first layer, so training, validation and prediction cannot differ in it, and a batch travels to the
-device as bytes. Models are made of Keras' own layers alone: a saved one opens anywhere without this package.
+Pixels are scaled by the model's first layer. So training, validation and prediction cannot scale
+differently, and a batch travels to the device as bytes. Models consist of Keras' own layers only: a
+saved one opens anywhere without this package.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from segmentation.config import Config
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
+from segmentation.losses import LOSSES, Tensor
+from segmentation.split_sums import SplitSums
 
-PIXEL_MEAN = 255 * np.array(
-    [0.485, 0.456, 0.406]
-)  # of ImageNet's red, green and blue: the field's usual fixed numbers
+# red, green and blue of ImageNet, as torchvision and most other libraries use them
+PIXEL_MEAN = 255 * np.array([0.485, 0.456, 0.406])
 PIXEL_STD = 255 * np.array([0.229, 0.224, 0.225])
 
 SM_ARCHITECTURES = {"unet": "Unet", "fpn": "FPN", "linknet": "Linknet", "pspnet": "PSPNet"}
-DECODER_PREFIXES = (
-    "decoder_",
-    "center_",
-    "fpn_",
-    "segm_",
-    "final_",
-    "psp_",
-    "aggregation_",
-)  # its layers' names there
+"""Architecture -> segmentation-models' class."""
+
+DECODER_PREFIXES = ("decoder_", "center_", "fpn_", "segm_", "final_", "psp_", "aggregation_")
+"""How the names of the decoder's layers start in segmentation-models."""
+
+
+def compiled(config: Config, patch_size: int) -> keras.Model:
+    """A new model with its loss, its metric and a built optimizer. See `build`."""
+    model = build(config, patch_size)
+    loss = LOSSES[config.loss]()
+    model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[SplitSums(loss)])
+    # otherwise the first step creates the optimizer's variables, and Keras traces it twice
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def build(config: Config, patch_size: int) -> keras.Model:
-    """A freshly initialised model: (b, patch_size, patch_size, 3) uint8 -> (b, patch_size, patch_size, 6) float32, sum 1."""
-    config.check_patch_size(patch_size)
+    """A new model with random or, if `config.pretrained`, ImageNet weights.
+
+    Input: (b, patch_size, patch_size, 3) uint8 RGB.
+    Output: (b, patch_size, patch_size, classes) float32 that sums to 1 over the classes.
+    """
     image = keras.Input((patch_size, patch_size, 3), dtype="uint8", name="image")
     if config.backbone is None:
-        hidden = _unet(_scale(image, 1 / PIXEL_STD, -PIXEL_MEAN / PIXEL_STD), config.activation)
+        scaled = _scale(image, 1 / PIXEL_STD, -PIXEL_MEAN / PIXEL_STD)
+        hidden = published_unet(scaled, config.activation)
         scores = layers.Conv2D(NUM_CLASSES, 1, name="scores")(hidden)
     else:
         scores = _with_backbone(image, config, patch_size)
-    probabilities = layers.Softmax(dtype="float32", name="probabilities")(
-        scores
-    )  # float32 under mixed precision too
+    # float32 under mixed precision too
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(scores)
     return keras.Model(image, probabilities, name=config.architecture)
 
 
-def _scale(image, scale, offset):
-    """scale * image + offset per channel, always in float32: half precision would round the pixels."""
+def _scale(image: Tensor, scale: NDArray[np.float64], offset: NDArray[np.float64]) -> Tensor:
+    """scale * image + offset per channel, always in float32: half precision would round pixels."""
     return layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="scale")(image)
 
 
-def _unet(x, activation: str):
-    """The published U-Net: 16-32-64-128-256 filters, 1,941,190 parameters with the six-class head."""
+def published_unet(x: Tensor, activation: str) -> Tensor:
+    """The published U-Net without its head: (b, h, w, 3) -> (b, h, w, 16).
 
-    def level(x, filters, dropout):
-        x = layers.Conv2D(
-            filters, 3, padding="same", kernel_initializer="he_normal", activation=activation
-        )(x)
-        x = layers.Dropout(dropout)(x)
+    Its levels have 16, 32, 64, 128 and 256 filters. With a head of six classes it has 1,941,190
+    parameters. Each layer takes its seed when it is created, so their order is part of the result.
+    """
+
+    def convolution(x: Tensor, filters: int) -> Tensor:
         return layers.Conv2D(
             filters, 3, padding="same", kernel_initializer="he_normal", activation=activation
         )(x)
+
+    def level(x: Tensor, filters: int, dropout: float) -> Tensor:
+        x = convolution(x, filters)
+        x = layers.Dropout(dropout)(x)
+        return convolution(x, filters)
 
     skips = []
     for filters in (16, 32, 64, 128):
@@ -76,17 +94,23 @@ def _unet(x, activation: str):
     return x
 
 
-def _with_backbone(image, config: Config, patch_size: int):
-    """Scores before the softmax, (b, h, w, 6), of a segmentation-models network with our activation in its decoder."""
-    os.environ["SM_FRAMEWORK"] = (
-        "tf.keras"  # else it imports bare Keras names that Keras 3 no longer has
-    )
+def _with_backbone(image: Tensor, config: Config, patch_size: int) -> Tensor:
+    """Scores before the softmax, (b, h, w, classes), of a segmentation-models network.
+
+    Its decoder has the activation of `config`.
+
+    Raises:
+        UserError: The backbone is unknown, or its ImageNet weights cannot be downloaded.
+    """
+    # otherwise it imports `keras` under names that Keras 3 no longer has
+    os.environ["SM_FRAMEWORK"] = "tf.keras"
     import segmentation_models as sm
 
     known = sm.get_available_backbone_names()
     if config.backbone not in known:
         raise UserError(
-            f"backbone={config.backbone!r} is not known to segmentation-models; known are {', '.join(known)}"
+            f"backbone={config.backbone!r} is not a backbone of segmentation-models; "
+            f"known are {', '.join(known)}"
         )
     try:
         network = getattr(sm, SM_ARCHITECTURES[config.architecture])(
@@ -96,47 +120,46 @@ def _with_backbone(image, config: Config, patch_size: int):
             activation="linear",
             encoder_weights="imagenet" if config.pretrained else None,
         )
-    except (
-        Exception
-    ) as error:  # what keras.utils.get_file raises for an unreachable host is a bare Exception
+    except Exception as error:  # keras.utils.get_file raises a bare Exception for a failed download
         if "URL fetch failure" not in str(error):
             raise
         cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-        raise ConnectionError(
-            f"the ImageNet weights of {config.backbone} could not be fetched ({error}); "
+        raise UserError(
+            f"the ImageNet weights of {config.backbone} could not be downloaded ({error}); "
             f"connect once, copy them into {cache}, or leave out --pretrained"
-        ) from None
-    decoder = [
-        layer
-        for layer in network.layers
-        if isinstance(layer, layers.Activation) and layer.name.startswith(DECODER_PREFIXES)
-    ]
-    for layer in decoder:  # segmentation-models has no option for it; set before compiling, it is kept in the saved file
-        layer.activation = keras.activations.get(config.activation)
-    return network(_as_trained(image, sm.get_preprocessing(config.backbone)))
+        ) from error
+    # segmentation-models has no option for the activation. Set before compiling, it is saved.
+    for layer in network.layers:
+        if isinstance(layer, layers.Activation) and layer.name.startswith(DECODER_PREFIXES):
+            layer.activation = keras.activations.get(config.activation)
+    return network(backbone_scaling(image, sm.get_preprocessing(config.backbone)))
 
 
-def _as_trained(image, preprocess):
-    """The backbone's own preprocessing, which is an affine map per channel, as Keras layers, so that it is saved along."""
+def backbone_scaling(image: Tensor, preprocess: Callable[[Any], Any]) -> Tensor:
+    """`image` as the backbone's own preprocessing scales it, in Keras layers, so that it is saved.
+
+    Args:
+        image: (b, h, w, 3) uint8 RGB.
+        preprocess: segmentation-models' function. It is affine per channel, and may also exchange
+            red and blue; its numbers are read from its response to black and pure colours.
+    """
     black, *pure = (
         preprocess(color.reshape(1, 1, 1, 3)).ravel()
         for color in np.vstack([np.zeros(3), 255 * np.eye(3)])
     )
-    response = (
-        np.stack(pure) - black
-    )  # row: the channel of the image; column: the channel that the backbone sees
-    if response[0, 0] == 0:  # the Caffe weights (VGG) see blue first
+    response = np.stack(pure) - black  # row: channel of the image; column: channel of the backbone
+    if response[0, 0] == 0:  # the Caffe weights (VGG) expect blue first
         image = image[..., ::-1]
         response = response[::-1]
     return _scale(image, scale=np.diag(response) / 255, offset=black)
 
 
 def set_precision(wanted: str) -> tuple[str, str]:
-    """Set Keras' arithmetic for one run and say (device, precision). `auto` takes what the device does faster.
+    """Sets the number format of Keras for this process. Returns (device, precision).
 
-    On GPUs memory is taken as needed, so that several agents fit on one. Half precision is faster where the hardware has it:
-    bfloat16 from compute capability 8.0 and on CPUs with AVX-512 BF16 or AMX (measured there: 0.62 of float32's step time),
-    float16 on 7.x.
+    `auto` picks the fastest format of the device: bfloat16 on GPUs from compute capability 8.0 and
+    on CPUs with AVX-512 BF16 or AMX (measured: 0.62 of float32's step time), float16 on GPUs of
+    7.x, else float32. GPU memory is allocated as needed, so that several agents fit on one GPU.
     """
     import tensorflow as tf
 
@@ -145,17 +168,8 @@ def set_precision(wanted: str) -> tuple[str, str]:
         tf.config.experimental.set_memory_growth(gpu, True)
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
-        device, capability = (
-            details.get("device_name", "GPU"),
-            details.get("compute_capability", (0, 0)),
-        )
-        fastest = (
-            "mixed_bfloat16"
-            if capability >= (8, 0)
-            else "mixed_float16"
-            if capability >= (7, 0)
-            else "float32"
-        )
+        device = details.get("device_name", "GPU")
+        fastest = _fastest_of_gpu(details.get("compute_capability", (0, 0)))
     else:
         device = "CPU"
         fastest = "mixed_bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
@@ -164,7 +178,15 @@ def set_precision(wanted: str) -> tuple[str, str]:
     return device, precision
 
 
+def _fastest_of_gpu(capability: tuple[int, int]) -> str:
+    """The fastest precision of an NVIDIA GPU with this compute capability (major, minor)."""
+    if capability >= (8, 0):
+        return "mixed_bfloat16"
+    return "mixed_float16" if capability >= (7, 0) else "float32"
+
+
 def _cpu_flags() -> set[str]:
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere no flag is known and float32 is right
+    """Names of the CPU's instruction sets, as Linux reports them; empty on other systems."""
+    cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())

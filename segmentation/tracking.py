@@ -1,6 +1,7 @@
-"""WRITES to W&B: the only file of the package that imports wandb. It gets arrays, dicts and paths; nothing calls back.
+"""Writes to W&B: opens, resumes and finishes runs, and logs their rows, tables, pictures and files.
 
-`_step` of a row is its epoch, counted from 1, so Hyperband's iterations, a pruner's steps and epochs are one number.
+`_step` of a row is its epoch, counted from 1. So Hyperband's iterations, a pruner's steps and
+epochs are the same number.
 """
 
 import os
@@ -10,38 +11,52 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import requests
 import wandb
+from numpy.typing import NDArray
 from wandb.apis.public.runs import RunNotFoundError
 
-from segmentation.checkpoint import PACKED, Checkpoint
-from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, Config
+from segmentation.checkpoint import PACKED, Checkpoint, Row
+from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, STATUSES, Config, settle
 from segmentation.ending import RunEnded
 from segmentation.errors import UserError
 from segmentation.labels import CLASSES, IGNORE
+from segmentation.metrics import Curves
 from segmentation.prepared import PreparedSet
 
-PROJECT = "aerial-sweeps"  # where neither WANDB_PROJECT nor W&B's settings file names one
-ANSWER_SECONDS = 4  # a W&B server that does not answer for so long counts as not reachable
+PROJECT = "aerial-sweeps"
+"""Used if neither WANDB_PROJECT nor W&B's settings file names a project."""
+
+ANSWER_SECONDS = 4
+"""A W&B server that does not answer within this time counts as not reachable."""
+
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
-CURVE_POINTS = (
-    101  # of a precision-recall curve on the run's page: enough to draw, small enough for a table
-)
+
+CURVE_POINTS = 101
+"""Points per precision-recall curve on the run's page: enough to draw, few enough for a table."""
+
+Answer = TypeVar("Answer")
+Mode: TypeAlias = Literal["online", "offline", "shared", "disabled", "dryrun", "run"]
+Run: TypeAlias = wandb.Run
 
 
 def settings() -> wandb.Settings:
     """W&B's own settings: environment, settings files, and the key that `wandb login` stored.
 
-    The client is asked for address and key, so every way of logging in that it knows works here too.
-    Raises UserError where the key cannot be one.
+    Address and key come from the client, so every way to log in that it supports works here.
+
+    Raises:
+        UserError: The key has the wrong form.
     """
-    singleton = wandb.setup(wandb.Settings(silent=True))  # else it prints where it found the key
+    # silent: otherwise the client prints where it found the key
+    singleton = wandb.setup(wandb.Settings(silent=True))
     try:
         wandb.login(prompt=False, verify=False)
     except wandb.errors.Error as error:
@@ -49,18 +64,23 @@ def settings() -> wandb.Settings:
     return singleton.settings
 
 
-def mode() -> str:
-    """`online` where the client has credentials, else `offline`; WANDB_MODE and `wandb offline` decide first."""
+def mode() -> Mode:
+    """The mode of new runs: what WANDB_MODE or `wandb offline` says, else `online` if logged in."""
+    return "offline" if is_logged_out() else settings().mode
+
+
+def is_logged_out() -> bool:
+    """Whether runs stay on this machine only because the client has no credentials."""
     chosen = settings()
-    if os.environ.get("WANDB_MODE") or chosen.mode != "online":
-        return chosen.mode
-    return "online" if _has_credentials(chosen) else "offline"
+    asked = os.environ.get("WANDB_MODE") or chosen.mode != "online"
+    return not asked and not _has_credentials(chosen)
 
 
 def connect() -> wandb.Api | None:
-    """W&B's reading client, or None where runs stay on this machine.
+    """W&B's client for reading, or None if runs stay on this machine.
 
-    Raises UserError within about five seconds where the server does not answer or refuses the login.
+    Raises:
+        UserError: The server does not answer, or refuses the login. Raised within about 5 s.
     """
     chosen = settings()
     if mode() != "online":
@@ -74,20 +94,24 @@ def connect() -> wandb.Api | None:
         return wandb.Api(timeout=ANSWER_SECONDS)
     except (wandb.errors.Error, requests.RequestException) as error:
         raise UserError(
-            f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); check the network and the key "
-            "(wandb login --relogin), or train without it: WANDB_MODE=offline"
+            f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); "
+            "check the network and the key (wandb login --relogin), "
+            "or train without it: WANDB_MODE=offline"
         ) from error
 
 
 def ping(chosen: wandb.Settings) -> None:
-    """Raises requests.RequestException where no server answers at the client's address within ANSWER_SECONDS.
+    """Checks that a server answers at the client's address within ANSWER_SECONDS.
 
-    Asked without the client: its service process retries for minutes, and Python waits for that process at exit.
+    Does not use the client: its service process retries for minutes, and Python waits for that
+    process at exit.
+
+    Raises:
+        requests.RequestException: No server answers.
     """
     named = {"http": chosen.http_proxy, "https": chosen.https_proxy}
-    proxies = {
-        scheme: proxy for scheme, proxy in named.items() if proxy
-    }  # None would hide HTTPS_PROXY
+    # a proxy of None would override HTTPS_PROXY
+    proxies = {scheme: proxy for scheme, proxy in named.items() if proxy}
     # an SSL error comes from a server that answers; the client checks it with its own certificates
     with suppress(requests.exceptions.SSLError):
         requests.get(
@@ -96,74 +120,77 @@ def ping(chosen: wandb.Settings) -> None:
 
 
 def run_id() -> str:
-    """The run's id: WANDB_RUN_ID, or a new one. Raises UserError for an id that W&B or a file system refuses."""
+    """The run's id: WANDB_RUN_ID, or a new one.
+
+    Raises:
+        UserError: W&B or a file system would refuse the id.
+    """
     name = os.environ.get("WANDB_RUN_ID") or "".join(
         secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)
     )
     if not RUN_ID.fullmatch(name):
         raise UserError(
-            f"WANDB_RUN_ID={name!r} is not a run id; use letters, digits, '-', '_' and '.' (not first), 128 at most"
+            f"WANDB_RUN_ID={name!r} is not a run id; "
+            "use at most 128 letters, digits, '-', '_' and '.' (not first)"
         )
     return name
 
 
 def start(
-    api: wandb.Api | None, given: Mapping, prepared: PreparedSet, checkpoint: Checkpoint
-) -> tuple[wandb.Run, Config]:
-    """Opens the run, or resumes the one that the checkpoint's folder is named after, and settles its hyperparameters.
+    api: wandb.Api | None, given: Mapping[str, Any], prepared: PreparedSet, checkpoint: Checkpoint
+) -> tuple[Run, Config]:
+    """Opens a new run or resumes an earlier one, and resolves its hyperparameters.
 
-    A sweep's values win over `given`, and those win over the defaults. If the server holds more epochs than the
-    checkpoint, the uploaded checkpoint replaces it. If that has fewer epochs too, the run's history is started over
-    with the rows of the checkpoint: one history is one training.
+    The run's id is the name of the checkpoint's folder. A sweep's values override `given`, and
+    those override the defaults.
 
-    `api` is what `connect` returned. Raises UserError, before anything is sent, for a run or sweep that was trained on
-    other data, and for values that no run may have.
+    If the server holds more epochs than the checkpoint, the uploaded checkpoint replaces it. If
+    that has fewer epochs too, the run's history is started over with the rows of the checkpoint:
+    one history is one training.
+
+    Args:
+        api: What `connect` returned.
+        given: Hyperparameters given by the user.
+        prepared: The set to train on.
+        checkpoint: The state of the run on this machine; may be empty.
+
+    Raises:
+        UserError: The run or its sweep was trained on other data; nothing was sent then. Or a
+            value is not allowed, for example one of a sweep; then the run is marked as failed.
     """
-    where, name = mode(), checkpoint.folder.name
-    options: dict = {"resume": "allow"}
-    given = dict(given)
+    name = checkpoint.folder.name
+    start_over = False
     if api is not None:
-        project = "/".join(filter(None, (api.settings["entity"] or api.default_entity, _project())))
+        owner = api.settings["entity"] or api.default_entity
+        project = "/".join(filter(None, (owner, _project())))
         _check_sweep_data(api, project, prepared)
         earlier = _earlier_run(api, f"{project}/{name}")
         if earlier is not None:
             _check_data(f"run {name}", earlier.config, prepared)
             if not _continues(earlier, checkpoint):
-                options = {"resume_from": f"{name}?_step=0"}
-                stored = {
-                    key: value
-                    for key, value in earlier.config.items()
-                    if key not in NOT_HYPERPARAMETERS
-                }
-                given = stored | given
-    elif where == "offline" and not os.environ.get("WANDB_MODE") and settings().mode == "online":
-        print(
-            "W&B: offline, because nobody is logged in (`wandb login`); `wandb sync` uploads the run later",
-            flush=True,
-        )
-    run = _init(where, name, given, options)
+                start_over = True
+                given = _hyperparameters(earlier.config) | dict(given)
+    run = _init(name, given, start_over)
     try:
-        config = Config.from_mapping(
-            {
-                key: value
-                for key, value in dict(run.config).items()
-                if key not in NOT_HYPERPARAMETERS
-            }
-        )
-        config.check_patch_size(prepared.patch_size)
+        config = settle(_hyperparameters(dict(run.config)), prepared.patch_size)
     except UserError:
         run.finish(exit_code=1)
         raise
     data = {key: prepared.manifest[key] for key in ("checksum", "leaks", "options")}
-    defaults = {
-        key: value for key, value in asdict(config).items() if key not in run.config
-    }  # a sweep's values are locked
-    run.config.update(defaults | {"data": data}, allow_val_change=True)
-    if BASELINE.items() <= asdict(config).items() and "baseline" not in run.tags:
-        run.tags = (*run.tags, "baseline")
+    # the other values are there already, and a sweep's may not be written again
+    defaults = {key: value for key, value in asdict(config).items() if key not in run.config}
+    _update_config(run, defaults | {"data": data})
+    tags = run.tags or ()
+    if BASELINE.items() <= asdict(config).items() and "baseline" not in tags:
+        run.tags = (*tags, "baseline")
     run.define_metric("*", step_metric="epoch")
     _use_data(run, prepared)
     return run, config
+
+
+def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters in a run's config."""
+    return {key: value for key, value in config.items() if key not in NOT_HYPERPARAMETERS}
 
 
 def _has_credentials(chosen: wandb.Settings) -> bool:
@@ -179,64 +206,69 @@ def _first_line(error: Exception) -> str:
 
 
 def _earlier_run(api: wandb.Api, path: str) -> "wandb.apis.public.Run | None":
-    """The run of this path as the server has it, or None where it has none yet.
+    """The run of this path as the server has it, or None if the server has no such run.
 
-    Raises UserError where the server does not say which: a run that is taken for a new one would mix two trainings.
+    Raises:
+        UserError: The server does not say whether it has the run. Treated as new, its history
+            would mix two trainings.
     """
     if not os.environ.get("WANDB_RUN_ID"):
         return None
-    with _answered(f"run {path}"):
-        return api.run(path)
-    return None
+    return _answer(f"run {path}", lambda: api.run(path))
 
 
-def _check_data(owner: str, config: Mapping, prepared: PreparedSet) -> None:
-    """Raises UserError where the owner of this config was trained on another prepared set."""
+def _check_data(owner: str, config: Mapping[str, Any], prepared: PreparedSet) -> None:
+    """Raises UserError if `owner`, whose config this is, was trained on another prepared set."""
     data = config.get("data")
-    trained, here = (
-        isinstance(data, Mapping) and data.get("checksum"),
-        prepared.manifest["checksum"],
-    )
+    trained = data.get("checksum") if isinstance(data, Mapping) else None
+    here = prepared.manifest["checksum"]
     if trained and trained != here:
         raise UserError(
-            f"{owner} was trained on the data set {trained[:12]}, and {prepared.folder} holds {here[:12]}; "
-            "name the first one with --data or AERIAL_DATA, or start a new run or sweep"
+            f"{owner} was trained on the data set {trained[:12]}, and {prepared.folder} holds "
+            f"{here[:12]}; name the first one with --data or AERIAL_DATA, or start a new run or "
+            "sweep"
         )
 
 
 def _check_sweep_data(api: wandb.Api, project: str, prepared: PreparedSet) -> None:
-    """Raises UserError where this run's sweep holds runs of other data: their objectives cannot be compared."""
+    """Raises UserError if this run's sweep has runs on other data: they cannot be compared."""
     sweep = os.environ.get("WANDB_SWEEP_ID")
     if not sweep:
         return
-    configs = []
-    with _answered(f"sweep {sweep}"):
+
+    def configs() -> list[Mapping[str, Any]]:
         runs = api.runs(
             project, filters={"sweep": sweep}, order="+created_at", per_page=10, lazy=False
         )
-        configs = [runs[i].config for i in range(min(10, len(runs)))]
-    for config in configs:
+        return [runs[i].config for i in range(min(10, len(runs)))]
+
+    for config in _answer(f"sweep {sweep}", configs) or []:
         _check_data(f"sweep {sweep}", config, prepared)
 
 
-@contextmanager
-def _answered(what: str) -> Iterator[None]:
-    """Ends the block early where W&B says that there is no `what`. Raises UserError where it does not answer."""
+def _answer(what: str, ask: Callable[[], Answer]) -> Answer | None:
+    """What `ask` returns, or None if W&B says that there is no `what`.
+
+    Raises:
+        UserError: W&B does not answer.
+    """
     try:
-        yield
+        return ask()
     except (ValueError, wandb.errors.Error, requests.RequestException) as error:
-        # For a run or project that does not exist, the client raises a ValueError, bare or as CommError.exc.
+        # For a run or project that does not exist, the client raises a ValueError, bare or as
+        # CommError.exc.
         if type(getattr(error, "exc", error)) in (ValueError, RunNotFoundError):
-            return
+            return None
         raise UserError(
             f"W&B does not answer for {what} ({_first_line(error)}); start the command again"
         ) from error
 
 
 def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint holds the training whose rows the server has; it is fetched where it does not.
+    """Whether the checkpoint holds the training whose rows the server has.
 
-    A checkpoint that was fetched, or that stays, is the one to resume from in any case.
+    If it does not, the uploaded checkpoint replaces it first, if there is one. The run is resumed
+    from the resulting checkpoint in either case.
     """
     epochs = max(0, int(earlier.lastHistoryStep))
     val_loss = earlier.summary_metrics.get("val_loss")
@@ -251,81 +283,109 @@ def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool
     if checkpoint.agrees(epochs, val_loss):
         return True
     print(
-        f"the run's history has {epochs} epochs, and the only checkpoint to be had holds {checkpoint.epoch}: "
-        f"the history is started over, and training resumes after epoch {checkpoint.epoch}",
+        f"the run's history has {epochs} epochs, and the only available checkpoint has "
+        f"{checkpoint.epoch}: the history is started over, and training resumes after epoch "
+        f"{checkpoint.epoch}",
         flush=True,
     )
     return False
 
 
-def _init(where: str, name: str, config: dict, options: dict) -> wandb.Run:
-    """The open W&B run. Raises UserError where the server refuses it."""
-    if "resume_from" in options:
-        os.environ.pop("WANDB_RESUME", None)  # the client refuses both
+def _init(name: str, config: Mapping[str, Any], start_over: bool) -> Run:
+    """The open W&B run.
+
+    Args:
+        name: The run's id.
+        config: Its hyperparameters.
+        start_over: Whether to delete the rows that the server has of the run.
+
+    Raises:
+        UserError: The server refuses the run.
+    """
+    if start_over:
+        os.environ.pop("WANDB_RESUME", None)  # the client refuses it together with resume_from
     try:
         return wandb.init(
             project=_project(),
             id=name,
-            mode=where,
-            config=config,
-            settings=wandb.Settings(quiet=True, silent=False),
-            **options,
+            config=dict(config),
+            resume=None if start_over else "allow",
+            resume_from=f"{name}?_step=0" if start_over else None,
+            settings=wandb.Settings(quiet=True, silent=False, mode=mode()),
         )
     except wandb.errors.Error as error:
         way_out = "choose another WANDB_RUN_ID, or train without the server: WANDB_MODE=offline"
-        if "resume_from" in options:
-            way_out = f"resume on the machine that has runs/{name}, share that folder (AERIAL_RUNS), or start a new run"
+        if start_over:
+            way_out = (
+                f"resume on the machine that has runs/{name}, share that folder (AERIAL_RUNS), "
+                "or start a new run"
+            )
         raise UserError(
             f"W&B refuses to open run {name} ({_first_line(error)}); {way_out}"
         ) from error
 
 
-def status_of(run: wandb.Run, ended: RunEnded) -> str:
-    """How an early ending is recorded: a signal means `stopped` where W&B asked for it, else `preempted` or `interrupted`."""
-    if ended.status in ("terminated", "interrupted") and _asked_to_stop(run):
-        return "stopped"
-    return {"terminated": "preempted"}.get(ended.status, ended.status)
+def status_of(run: Run, ended: RunEnded) -> str:
+    """The final status of a run that ended early, a key of STATUSES.
+
+    A signal means `stopped` if W&B sent it. Otherwise the status is that of `ended`.
+    """
+    by_signal = ended.status in ("preempted", "interrupted")
+    return "stopped" if by_signal and _asked_to_stop(run) else ended.status
 
 
-def finish(run: wandb.Run, status: str, exit_code: int) -> None:
-    """Close the run as finished, stopped, diverged, oom, interrupted or preempted; a preempted one goes back to its sweep."""
+def finish(run: Run, status: str | None) -> None:
+    """Closes the run. A preempted run returns to its sweep's queue.
+
+    Args:
+        status: A key of STATUSES, or None if an error ended the run: W&B shows it as failed.
+    """
+    if status is None:
+        run.finish(exit_code=1)
+        return
     run.summary["status"] = status
     if status == "preempted":
         run.mark_preempting()
-    run.finish(exit_code=exit_code)
+    run.finish(exit_code=STATUSES[status])
 
 
-def log_rows(run: wandb.Run, rows: list[dict]) -> None:
-    """One history row per epoch, `_step` = epoch. Rows that the server already holds are left out."""
+def log_rows(run: Run, rows: list[Row]) -> None:
+    """Logs one history row per epoch, `_step` = epoch. Skips rows that the server already has."""
     for row in rows:
         if row["epoch"] >= max(run.step, run.starting_step):
-            run.log(row, step=row["epoch"], commit=True)
+            run.log(row, step=int(row["epoch"]), commit=True)
 
 
 class CheckpointUpload:
-    """Sends the checkpoint to the run's page, so that another machine can resume the run. One version is kept there."""
+    """Uploads the checkpoint to the run's page, so that another machine can resume the run.
 
-    def __init__(self, run: wandb.Run, checkpoint: Checkpoint, minutes: float):
-        """Uploads at most every `minutes`; with 0, or offline, never."""
+    The page keeps one version.
+    """
+
+    def __init__(self, run: Run, checkpoint: Checkpoint, minutes: float) -> None:
+        """Uploads at most once per `minutes`; with 0, or offline, never."""
         self.run, self.checkpoint, self.seconds = run, checkpoint, 60 * minutes
         self.enabled = minutes > 0 and not run.offline
         self.sent_at, self.sent_epoch = time.monotonic(), 0
 
     def if_due(self) -> None:
-        """Uploads in the background where the last upload is old enough."""
+        """Starts an upload if the last one was long enough ago."""
         if time.monotonic() - self.sent_at >= self.seconds:
             self.now()
 
     def now(self) -> None:
-        """Starts an upload; `wandb.Run.finish` waits for it."""
+        """Starts an upload in the background; `wandb.Run.finish` waits for it."""
         if self.enabled and self.checkpoint.epoch > self.sent_epoch:
             packed = self.checkpoint.pack()
             self.run.save(str(packed), base_path=str(packed.parent), policy="now")
             self.sent_at, self.sent_epoch = time.monotonic(), self.checkpoint.epoch
 
 
-def log_environment(run: wandb.Run, device: str, precision: str) -> None:
-    """Record what a number depends on beside the configuration: git commit (+ if changed since), device and precision."""
+def log_environment(run: Run, device: str, precision: str) -> None:
+    """Logs what results depend on beside the hyperparameters: git commit, device and precision.
+
+    The commit ends in "+" if files were changed since.
+    """
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]
@@ -334,11 +394,20 @@ def log_environment(run: wandb.Run, device: str, precision: str) -> None:
     commit = git("rev-parse", "HEAD") or "unknown"
     changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
     environment = {"commit": commit + changed, "device": device, "precision": precision}
-    run.config.update({"environment": environment}, allow_val_change=True)
+    _update_config(run, {"environment": environment})
 
 
-def _use_data(run: wandb.Run, prepared: PreparedSet) -> None:
-    """Record the prepared set as the run's input, by its manifest. The same set is the same version on every machine."""
+def _update_config(run: Run, values: dict[str, Any]) -> None:
+    """Writes values to the run's config, also over those of an earlier process of this run."""
+    # type: the client does not annotate this method
+    run.config.update(values, allow_val_change=True)  # type: ignore[no-untyped-call]  # see above
+
+
+def _use_data(run: Run, prepared: PreparedSet) -> None:
+    """Logs the prepared set as the run's input, by its manifest.
+
+    The same set is the same artifact version on every machine.
+    """
     manifest, folder = prepared.manifest, prepared.folder
     artifact = wandb.Artifact(
         "prepared",
@@ -346,14 +415,19 @@ def _use_data(run: wandb.Run, prepared: PreparedSet) -> None:
         metadata={"checksum": manifest["checksum"]} | manifest["options"],
     )
     artifact.add_file(str(folder / "manifest.json"))
-    if run.offline:  # the client refuses use_artifact there; logged, it is uploaded by `wandb sync`
+    if run.offline:  # the client refuses use_artifact offline; `wandb sync` uploads what is logged
         run.log_artifact(artifact)
     else:
         run.use_artifact(artifact)
 
 
-def save_model(run: wandb.Run, files: Mapping[str, Path], metadata: Mapping) -> None:
-    """Upload weights as the artifact `model` with the run id as alias; `files` maps names inside it to .keras files."""
+def save_model(run: Run, files: Mapping[str, Path], metadata: Mapping[str, Any]) -> None:
+    """Uploads weights as the artifact `model`, with the run id as alias.
+
+    Args:
+        files: Name inside the artifact -> .keras file.
+        metadata: Shown beside the artifact: the row of the best epoch.
+    """
     artifact = wandb.Artifact("model", type="model", metadata=dict(metadata))
     for name, path in files.items():
         artifact.add_file(str(path), name=name)
@@ -361,38 +435,46 @@ def save_model(run: wandb.Run, files: Mapping[str, Path], metadata: Mapping) -> 
 
 
 def log_pictures(
-    run: wandb.Run,
-    images: np.ndarray,
-    masks: np.ndarray,
-    predictions: np.ndarray,
+    run: Run,
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    predictions: NDArray[np.uint8],
     captions: list[str],
     panel: Path,
 ) -> None:
-    """Patches with truth and prediction as overlays to switch on and off, and one picture of them all in the class colours.
+    """Logs patches with truth and prediction as overlays, and one picture of all of them.
 
-    Images are (n, h, w, 3) uint8 RGB, masks and predictions (n, h, w) uint8 class indices; `panel` is a PNG file.
+    Args:
+        images: (n, h, w, 3) RGB.
+        masks: (n, h, w) class indices of the truth.
+        predictions: (n, h, w) predicted class indices.
+        captions: n texts.
+        panel: PNG file with all patches in the class colours.
     """
     names = dict(enumerate(CLASSES)) | {IGNORE: "ignore"}
 
-    def picture(image, mask, prediction, caption):
-        layers = {"truth": mask, "prediction": prediction}
-        masks = {
+    def picture(i: int) -> wandb.Image:
+        layers = {"truth": masks[i], "prediction": predictions[i]}
+        overlays = {
             name: {"mask_data": values, "class_labels": names} for name, values in layers.items()
         }
-        return wandb.Image(image, masks=masks, caption=caption)
+        return wandb.Image(images[i], masks=overlays, caption=captions[i])
 
-    run.summary["predictions"] = list(map(picture, images, masks, predictions, captions))
+    run.summary["predictions"] = [picture(i) for i in range(len(images))]
     run.summary["panel"] = wandb.Image(str(panel), caption="image | truth | prediction")
 
 
-def log_confusion(run: wandb.Run, confusion: np.ndarray) -> None:
-    """The validation confusion matrix as a table: one row a pair of truth and predicted class, with its pixels."""
+def log_confusion(run: Run, confusion: NDArray[np.int64]) -> None:
+    """Logs the validation confusion matrix as a table.
+
+    It has one row per pair of true and predicted class, with its number of pixels.
+    """
     rows = [[CLASSES[i], CLASSES[j], int(count)] for (i, j), count in np.ndenumerate(confusion)]
     run.summary["confusion"] = wandb.Table(columns=["truth", "prediction", "pixels"], data=rows)
 
 
-def log_curves(run: wandb.Run, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Precision-recall curves, name -> (recall, precision), thinned to CURVE_POINTS, as a table."""
+def log_curves(run: Run, curves: Curves) -> None:
+    """Logs precision-recall curves as a table, with CURVE_POINTS points per curve."""
     rows = []
     for name, (recall, precision) in curves.items():
         for i in np.linspace(0, len(recall) - 1, CURVE_POINTS).astype(int):
@@ -403,7 +485,17 @@ def log_curves(run: wandb.Run, curves: Mapping[str, tuple[np.ndarray, np.ndarray
 
 
 def log_figures(entity: str, project: str, name: str, figures: Mapping[str, Path]) -> str:
-    """Figures, name -> PNG file, as pictures `figures/<name>` of a run of their own; its id, which is `name`."""
+    """Logs figures as pictures `figures/<name>` of a separate run. Used by `analysis.publish`.
+
+    Args:
+        entity: Owner of the project.
+        project: The project.
+        name: Id and name of the run. An earlier run of this id gets new pictures.
+        figures: Name -> PNG file.
+
+    Returns:
+        The run's id.
+    """
     settings = wandb.Settings(quiet=True, silent=True, disable_git=True)
     with wandb.init(
         entity=entity,
@@ -418,10 +510,11 @@ def log_figures(entity: str, project: str, name: str, figures: Mapping[str, Path
     return name
 
 
-def _asked_to_stop(run: wandb.Run) -> bool:
-    """Whether W&B wants this run stopped (Hyperband, a cancelled sweep, the stop button), rather than the machine being taken.
+def _asked_to_stop(run: Run) -> bool:
+    """Whether W&B wants this run stopped: by Hyperband, a cancelled sweep or the stop button.
 
-    Both reach the process as the same signal, so ask the server, by W&B's GraphQL: it is the only one who knows.
+    The process gets the same signal as from a machine that is preempted. Only the server knows the
+    difference, so this asks it through W&B's GraphQL.
     """
     query = """query RunStopped($entity: String, $project: String!, $run: String!) {
         project(name: $project, entityName: $entity) { run(name: $run) { stopped shouldStop } }
@@ -437,7 +530,7 @@ def _asked_to_stop(run: wandb.Run) -> bool:
             auth=("api", chosen.api_key),
             timeout=5,
         )
-        found = reply.json()["data"]["project"]["run"]
+        answer = reply.json()["data"]["project"]["run"]
+        return bool(answer["stopped"] or answer["shouldStop"])
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return False
-    return bool(found["stopped"] or found["shouldStop"])

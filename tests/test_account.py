@@ -1,4 +1,7 @@
-"""The way of most users: `wandb login`, then train.py, sweeps and agents, with nothing but the client's own settings."""
+"""train.py with a W&B account, as most users have it: logged in through the client's own settings.
+
+The account is our server behind HTTPS; see account_helpers.py.
+"""
 
 import json
 import signal
@@ -25,7 +28,7 @@ def train(data: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("log_in", [by_login, by_login_to_a_host, by_environment, by_settings_file])
-def test_a_run_reaches_the_account(account, tiny_set, tmp_path, log_in):
+def test_every_way_to_log_in_sends_the_run_to_the_account(account, tiny_set, tmp_path, log_in):
     home = tmp_path / "home"
     extra = log_in(account, home)
     run_id = f"reached-{log_in.__name__.replace('_', '-')}"
@@ -36,10 +39,10 @@ def test_a_run_reaches_the_account(account, tiny_set, tmp_path, log_in):
     assert (run["state"], run["history_lines"]) == ("finished", 1)
     assert json.loads(run["summary"])["status"] == "finished"
     if log_in is not by_login_to_a_host:
-        assert account.asked  # through the proxy, under the client's own name for the service
+        assert account.asked  # through the proxy, at the client's default address
 
 
-def nobody(account: Account, home: Path) -> str:
+def not_logged_in(account: Account, home: Path) -> str:
     return "nobody is logged in"
 
 
@@ -49,8 +52,8 @@ def offline_by_choice(account: Account, home: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("choose", [nobody, offline_by_choice])
-def test_a_run_stays_on_this_machine(account, tiny_set, tmp_path, choose):
+@pytest.mark.parametrize("choose", [not_logged_in, offline_by_choice])
+def test_an_offline_run_stays_on_this_machine_and_says_why(account, tiny_set, tmp_path, choose):
     home = tmp_path / "home"
     home.mkdir()
     words = choose(account, home)
@@ -80,7 +83,9 @@ def test_a_run_stays_on_this_machine(account, tiny_set, tmp_path, choose):
     ],
     ids=["wrong key", "no network", "short key", "no key", "id with a slash", "id of a folder"],
 )
-def test_what_the_account_refuses_is_one_line(account, tiny_set, tmp_path, extra, words):
+def test_what_the_account_refuses_is_reported_in_one_line(
+    account, tiny_set, tmp_path, extra, words
+):
     home = tmp_path / "home"
     started = time.monotonic()
     done = account.run(*train(tiny_set, "--epochs=1"), home=home, **extra)
@@ -92,7 +97,7 @@ def test_what_the_account_refuses_is_one_line(account, tiny_set, tmp_path, extra
 
 
 class Machine:
-    """One machine of an account: its own home and folder, logged in."""
+    """One machine of an account: a home folder that is logged in."""
 
     def __init__(self, account: Account, folder: Path, data: Path, **extra: str):
         self.account, self.home, self.data, self.extra = account, folder, data, extra
@@ -120,24 +125,25 @@ class Machine:
 
 def rows(account: Account, run_id: str) -> list[dict]:
     run = next((run for run in account.runs("aerial-sweeps") if run["name"] == run_id), None)
-    found = (
-        account.store.all("SELECT row FROM history WHERE run_id = ? ORDER BY line", run["id"])
-        if run
-        else []
-    )
-    return [json.loads(row["row"]) for row in found]
+    if run is None:
+        return []
+    sql = "SELECT row FROM history WHERE run_id = ? ORDER BY line"
+    return [json.loads(row["row"]) for row in account.store.all(sql, run["id"])]
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 150
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "what was waited for did not come"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.1)
 
 
 def check_one_training(account: Account, run_id: str, epochs: int) -> None:
-    """What holds for every history: one row per epoch, a best loss that never rises, and weights of the best row."""
+    """Asserts what holds for every history.
+
+    It has one row per epoch, a best loss that never rises, and the best row's weights.
+    """
     history = rows(account, run_id)
     assert [row["_step"] for row in history] == list(range(1, epochs + 1))
     losses = [row["val_loss"] for row in history]
@@ -161,7 +167,7 @@ def check_one_training(account: Account, run_id: str, epochs: int) -> None:
 
 
 @pytest.mark.parametrize("upload", ["5", "0"], ids=["with its checkpoint", "without"])
-def test_a_preempted_run_moves_to_another_machine(account, tiny_set, tmp_path, upload):
+def test_a_preempted_run_is_resumed_on_another_machine(account, tiny_set, tmp_path, upload):
     run_id = f"moved-{upload}"
     first = Machine(account, tmp_path / "first", tiny_set, AERIAL_UPLOAD_MINUTES=upload)
     process = first.start(run_id, "--epochs=500")
@@ -180,11 +186,19 @@ def test_a_preempted_run_moves_to_another_machine(account, tiny_set, tmp_path, u
     assert ("the history is started over" in output) == (upload == "0")
 
 
-def test_a_killed_run_moves_and_moves_back(account, tiny_set, tmp_path):
-    """Killed between two uploads, resumed elsewhere from the older checkpoint, then again where the newer one lies."""
+def test_a_killed_run_is_resumed_on_another_machine_and_on_the_first_again(
+    account, tiny_set, tmp_path
+):
+    """It is killed between two uploads and resumed from the uploaded checkpoint.
+
+    Then it is resumed on the first machine, whose own checkpoint is older.
+    """
     first = Machine(account, tmp_path / "first", tiny_set, AERIAL_UPLOAD_MINUTES="0.01")
     process = first.start("killed-moved", "--epochs=500")
-    uploaded = "SELECT COUNT(*) FROM files f JOIN runs r ON r.id = f.run_id WHERE r.name = 'killed-moved' AND f.name = 'checkpoint.zip'"
+    uploaded = (
+        "SELECT COUNT(*) FROM files f JOIN runs r ON r.id = f.run_id"
+        " WHERE r.name = 'killed-moved' AND f.name = 'checkpoint.zip'"
+    )
     wait_for(lambda: account.store.value(uploaded), process)
     process.kill()
     process.communicate()
@@ -197,7 +211,7 @@ def test_a_killed_run_moves_and_moves_back(account, tiny_set, tmp_path):
     check_one_training(account, "killed-moved", reached + 1)
 
 
-def test_a_run_is_not_resumed_on_other_data(account, tiny_set, tmp_path):
+def test_resuming_a_run_on_other_data_is_refused_and_changes_nothing(account, tiny_set, tmp_path):
     from conftest import run_module
 
     run_module("segmentation.synthetic", tmp_path / "city", "--size", "64", "--seed", "9")
@@ -222,7 +236,7 @@ def test_a_run_is_not_resumed_on_other_data(account, tiny_set, tmp_path):
     assert before == after
 
 
-def test_one_data_set_is_one_version_on_all_machines(account, tiny_set, tmp_path):
+def test_a_data_set_is_one_artifact_version_on_all_machines(account, tiny_set, tmp_path):
     import shutil
 
     shutil.copytree(tiny_set, tmp_path / "copy")
@@ -231,7 +245,9 @@ def test_one_data_set_is_one_version_on_all_machines(account, tiny_set, tmp_path
             f"version-{number}", "--epochs=1"
         )
     sql = (
-        "SELECT COUNT(DISTINCT u.artifact_id) FROM uses u JOIN runs r ON r.id = u.run_id JOIN artifacts a ON a.id = u.artifact_id"
-        " JOIN collections c ON c.id = a.collection_id WHERE c.name = 'prepared' AND r.name LIKE 'version-%'"
+        "SELECT COUNT(DISTINCT u.artifact_id) FROM uses u"
+        " JOIN runs r ON r.id = u.run_id JOIN artifacts a ON a.id = u.artifact_id"
+        " JOIN collections c ON c.id = a.collection_id"
+        " WHERE c.name = 'prepared' AND r.name LIKE 'version-%'"
     )
     assert account.store.value(sql) == 1

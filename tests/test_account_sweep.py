@@ -1,4 +1,4 @@
-"""Sweeps of an account on several machines, and the report of one made on a third machine."""
+"""Sweeps of a W&B account that run on several machines, and a report made on a third one."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ HYPERBAND = {
     "program": "train.py",
     "method": "grid",
     "metric": {"name": "best_val_loss", "goal": "minimize"},
-    # the run with the tiny learning rate is the worse one after two epochs, whichever run comes first
+    # after two epochs the run with the tiny learning rate is the worse one, in either order
     "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 10, "strict": True},
     "parameters": {
         "learning_rate": {"values": [0.0000002, 0.003]},
@@ -28,7 +28,7 @@ HYPERBAND = {
 
 
 class Machine:
-    """A machine of the account: a home, a copy of the project, and a copy of the data."""
+    """One machine of an account: a home folder, a copy of the project, and one of the data."""
 
     def __init__(self, account: Account, folder: Path, data: Path | None = None):
         self.account, self.folder, self.home = account, folder / "project", folder / "home"
@@ -59,10 +59,9 @@ class Machine:
     def sweep(self, config: dict) -> tuple[str, str]:
         """Registers a sweep. Returns its path and the address of its page, both as printed."""
         (self.folder / "sweep.yaml").write_text(yaml.safe_dump(config))
-        said = self.run("wandb", "sweep", "--project", "aerial-sweeps", "sweep.yaml").stderr
-        return re.search(r"wandb agent (\S+)", said)[1], re.search(r"https://\S+/sweeps/\w+", said)[
-            0
-        ]
+        output = self.run("wandb", "sweep", "--project", "aerial-sweeps", "sweep.yaml").stderr
+        path = re.search(r"wandb agent (\S+)", output)[1]
+        return path, re.search(r"https://\S+/sweeps/\w+", output)[0]
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def machines(account, tmp_path, tiny_set) -> list[Machine]:
 
 
 def finish(*processes: tuple[Machine, subprocess.Popen]) -> None:
-    """Waits until all have ended well; stops the others where one has not."""
+    """Waits until all processes succeeded. If one fails, kills the others."""
     try:
         for machine, process in processes:
             logs = "\n".join(path.read_text() for path in machine.folder.glob("*.log"))

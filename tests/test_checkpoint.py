@@ -1,4 +1,4 @@
-"""The folder of a run: damage is one line with a way out, one process at a time, and older checkpoints stay usable."""
+"""Checkpoints: damage, locking, older formats, and the file for another machine."""
 
 import json
 import subprocess
@@ -20,7 +20,10 @@ FILES = {"last": "last-00002.keras", "best": "best-00001.keras"}
 
 
 def write(folder: Path, **changes) -> Path:
-    """A checkpoint of two epochs, with changes to `state.json`; its weights are archives with other content."""
+    """Writes a checkpoint of two epochs, with `changes` to its state.json. Returns `folder`.
+
+    Its weights files are valid archives, but no models.
+    """
     folder.mkdir(parents=True)
     rows = [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.6}]
     state = {"format": 2, "identity": IDENTITY, "rows": rows, "files": FILES} | changes
@@ -65,7 +68,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=str)
-def test_a_damaged_checkpoint_is_one_line_with_a_way_out(tmp_path, damage):
+def test_a_damaged_checkpoint_is_reported_in_one_line_with_what_to_do(tmp_path, damage):
     folder = write(tmp_path / "run")
     DAMAGE[damage](folder)
     with pytest.raises(UserError) as error:
@@ -74,7 +77,7 @@ def test_a_damaged_checkpoint_is_one_line_with_a_way_out(tmp_path, damage):
     assert str(folder) in message and "remove" in message and "\n" not in message
 
 
-def test_only_one_process_trains_in_a_folder(tmp_path):
+def test_a_second_process_in_the_folder_is_refused(tmp_path):
     folder = write(tmp_path / "run")
     script = (
         "import sys; from pathlib import Path; from segmentation.checkpoint import Checkpoint\n"
@@ -106,7 +109,7 @@ def test_a_new_hyperparameter_with_its_default_does_not_invalidate_a_checkpoint(
     older = {
         name: value for name, value in IDENTITY.items() if name not in ("keep_epoch", "augment")
     }
-    older["precision"] = "auto"  # what the first format wrote
+    older["precision"] = "auto"  # as in format 1
     folder = write(tmp_path / "run", identity=older)
     Checkpoint(folder).identify(IDENTITY)
     with pytest.raises(UserError, match=r"augment was 'none' and is 'full'"):
@@ -115,7 +118,7 @@ def test_a_new_hyperparameter_with_its_default_does_not_invalidate_a_checkpoint(
         Checkpoint(folder).identify(IDENTITY | {"data": "other"})
 
 
-def test_a_packed_checkpoint_is_the_same_elsewhere(tmp_path):
+def test_a_packed_checkpoint_is_unpacked_unchanged_in_another_folder(tmp_path):
     with Checkpoint(write(tmp_path / "here")) as here, Checkpoint(tmp_path / "there") as there:
         there.unpack(here.pack())
         assert (there.rows, there.files, there.identity) == (here.rows, here.files, here.identity)
@@ -123,7 +126,7 @@ def test_a_packed_checkpoint_is_the_same_elsewhere(tmp_path):
     assert not list(tmp_path.glob("*/checkpoint.zip"))
 
 
-def test_a_packed_checkpoint_writes_no_other_file(tmp_path):
+def test_unpacking_writes_no_file_outside_the_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../outside.keras", "x")
         archive.writestr("state.json", "{}")
@@ -135,7 +138,7 @@ def test_a_packed_checkpoint_writes_no_other_file(tmp_path):
     assert not (tmp_path / "runs" / "outside.keras").exists()
 
 
-def test_a_history_agrees_with_the_training_that_it_is_the_start_of(tmp_path):
+def test_a_history_agrees_with_the_training_that_began_with_it(tmp_path):
     checkpoint = Checkpoint(write(tmp_path / "run"))
     assert checkpoint.agrees(0, None) and checkpoint.agrees(1, 0.5) and checkpoint.agrees(2, 0.6)
     assert not checkpoint.agrees(2, 0.5) and not checkpoint.agrees(3, 0.6)

@@ -1,4 +1,4 @@
-"""Config refuses what no run may have, and the options are Config's, in both spellings."""
+"""Config refuses bad values, and the command line has its options in both spellings."""
 
 from dataclasses import asdict, fields
 
@@ -30,7 +30,7 @@ def test_defaults_are_the_baseline():
     assert BASELINE.items() <= asdict(Config()).items()
 
 
-def test_nothing_typed_means_nothing_given():
+def test_without_options_the_defaults_hold():
     assert parsed() == repr(Config())
 
 
@@ -53,7 +53,7 @@ def test_options_carry_values_exactly_in_both_spellings(batch_size, learning_rat
 
 
 @pytest.mark.parametrize("word", ["None", "null", "linear"])
-def test_no_activation_is_the_linear_one(word):
+def test_no_activation_means_linear(word):
     assert (
         parsed(f"--activation={word}")
         == repr(Config(activation=None))
@@ -85,14 +85,14 @@ def test_help_names_every_field_default_and_bound():
         ({"lr": 0.1}, ["unknown hyperparameter lr", "learning_rate"]),
     ],
 )
-def test_bad_values_are_named_with_the_way_out(values, words):
+def test_bad_values_are_named_with_what_to_do(values, words):
     with pytest.raises(UserError) as error:
         Config.from_mapping(values)
     for word in words:
         assert word in str(error.value)
 
 
-def test_whole_floats_of_json_are_integers():
+def test_floats_without_fraction_are_accepted_as_integers():
     assert Config(batch_size=16.0) == Config(batch_size=16)
     assert isinstance(Config(batch_size=16.0).batch_size, int)
 

@@ -1,4 +1,4 @@
-"""The losses against independent witnesses, and their independence of how the split was cut into batches."""
+"""Losses and counts equal those of other libraries, and do not depend on the batch size."""
 
 import math
 
@@ -11,11 +11,12 @@ from sklearn.metrics import confusion_matrix, log_loss
 
 from segmentation.config import WORST
 from segmentation.labels import IGNORE, NUM_CLASSES
-from segmentation.losses import LOSSES, SplitSums, unpack
+from segmentation.losses import LOSSES
+from segmentation.split_sums import SplitSums
 
 
 def answers(random, shape=(6, 8, 8), ignored=0.1):
-    """Random masks, some of it ignored, and random probabilities."""
+    """Random masks with a fraction of ignored pixels, and random probabilities."""
     masks = random.integers(0, NUM_CLASSES, shape).astype(np.uint8)
     masks[random.random(shape) < ignored] = IGNORE
     scores = random.normal(size=(*shape, NUM_CLASSES)) * 2
@@ -26,7 +27,7 @@ def one_hot(masks):
     return np.eye(NUM_CLASSES, dtype=np.float32)[masks]
 
 
-def test_published_loss_is_segmentation_models_own(random):
+def test_the_published_loss_equals_that_of_segmentation_models(random):
     import segmentation_models as sm
 
     masks, probabilities = answers(random, ignored=0.0)
@@ -40,7 +41,7 @@ def test_published_loss_is_segmentation_models_own(random):
     )
 
 
-def test_published_loss_bottoms_out_at_0_8334(random):
+def test_the_published_loss_of_a_perfect_prediction_is_0_8334(random):
     masks, _ = answers(random, ignored=0.0)
     assert float(LOSSES["dice_focal_published"]()(masks, one_hot(masks))) == pytest.approx(
         0.8334, abs=1e-6
@@ -48,7 +49,7 @@ def test_published_loss_bottoms_out_at_0_8334(random):
     assert float(LOSSES["dice_focal"]()(masks, one_hot(masks))) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_dice_counts_only_classes_that_occur(random):
+def test_dice_is_averaged_over_the_classes_that_occur(random):
     masks = random.integers(0, 2, (2, 8, 8)).astype(np.uint8)
     guess = np.full((2, 8, 8, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
     dice = [2 * (n := (masks == c).sum()) / 6 / (n + masks.size / 6) for c in (0, 1)]
@@ -58,7 +59,7 @@ def test_dice_counts_only_classes_that_occur(random):
     )
 
 
-def test_cross_entropy_is_scikit_learns_log_loss(random):
+def test_cross_entropy_equals_log_loss_of_scikit_learn(random):
     masks, probabilities = answers(random)
     seen = masks != IGNORE
     expected = log_loss(masks[seen], probabilities[seen].astype(float), labels=range(NUM_CLASSES))
@@ -68,7 +69,7 @@ def test_cross_entropy_is_scikit_learns_log_loss(random):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_ignored_pixels_count_nowhere(name, random):
+def test_ignored_pixels_do_not_change_the_loss(name, random):
     masks, probabilities = answers(random)
     changed = np.where(
         (masks == IGNORE)[..., None], np.roll(probabilities, 1, axis=-1), probabilities
@@ -76,15 +77,14 @@ def test_ignored_pixels_count_nowhere(name, random):
     loss = LOSSES[name]()
     assert float(loss(masks, probabilities)) == float(loss(masks, changed))
     floor = 0.8334 if name == "dice_focal_published" else 0.0
-    assert float(loss(np.full_like(masks, IGNORE), probabilities)) == pytest.approx(
-        floor
-    )  # nothing said, nothing wrong
+    # without labelled pixels the loss is the lowest possible one
+    assert float(loss(np.full_like(masks, IGNORE), probabilities)) == pytest.approx(floor)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), sharpness=st.floats(0, 60))
-def test_worst_bounds_every_answer(name, seed, sharpness):
+def test_no_loss_exceeds_worst(name, seed, sharpness):
     random = np.random.default_rng(seed)
     masks = random.integers(0, NUM_CLASSES, (1, 8, 8)).astype(np.uint8)
     wrong = -sharpness * one_hot(masks) + random.normal(size=(1, 8, 8, NUM_CLASSES))
@@ -93,9 +93,9 @@ def test_worst_bounds_every_answer(name, seed, sharpness):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_split_has_one_loss_whatever_its_batches(name, random):
+def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(name, random):
     masks, probabilities = answers(random, shape=(33, 8, 8))
-    masks[:5] = 2  # unlike batches: a mean of batch losses would show it
+    masks[:5] = 2  # batches differ, so a mean of batch losses would differ from the exact loss
     loss = LOSSES[name]()
     whole = float(loss(masks, probabilities))
     for size in (1, 7, 16, 33):
@@ -105,12 +105,13 @@ def test_a_split_has_one_loss_whatever_its_batches(name, random):
         assert float(metric.result()["loss"]) == pytest.approx(whole, abs=1e-6)
 
 
-def test_sums_agree_with_keras_and_scikit_learn(random):
+def test_split_sums_equal_the_counts_of_keras_and_scikit_learn(random):
     masks, probabilities = answers(random)
     seen = masks != IGNORE
     metric = SplitSums(LOSSES["cross_entropy"]())
     metric.update_state(masks, probabilities)
-    confusion, confident_hits, confident = unpack(np.asarray(metric.result()["sums"]))
+    result = {name: np.asarray(value) for name, value in metric.result().items()}
+    confusion = result["confusion"]
     np.testing.assert_array_equal(
         confusion,
         confusion_matrix(masks[seen], probabilities[seen].argmax(-1), labels=range(NUM_CLASSES)),
@@ -118,11 +119,24 @@ def test_sums_agree_with_keras_and_scikit_learn(random):
     precision, recall = keras.metrics.Precision(), keras.metrics.Recall()
     for keras_metric in (precision, recall):
         keras_metric.update_state(one_hot(masks[seen]), probabilities[seen])
-    assert confident_hits / confident == pytest.approx(float(precision.result()), rel=1e-6)
-    assert confident_hits / confusion.sum() == pytest.approx(float(recall.result()), rel=1e-6)
+    assert result["confident_hits"] / result["confident"] == pytest.approx(
+        float(precision.result()), rel=1e-6
+    )
+    assert result["confident_hits"] / confusion.sum() == pytest.approx(
+        float(recall.result()), rel=1e-6
+    )
 
 
-def test_the_worst_losses_that_searches_know_are_these():
+def test_split_sums_are_exact_beyond_the_integers_of_a_float32():
+    metric = SplitSums(LOSSES["cross_entropy"]())
+    metric.sums.assign(np.full(metric.sums.shape, 2.0**24))
+    certain = np.eye(NUM_CLASSES, dtype=np.float32)[np.zeros((1, 1, 1), int)]
+    metric.update_state(np.zeros((1, 1, 1), np.uint8), certain)
+    result = metric.result()
+    assert float(result["confusion"][0, 0]) == float(result["confident"]) == 2**24 + 1
+
+
+def test_worst_losses_of_the_config_equal_those_of_the_losses():
     assert WORST.keys() == LOSSES.keys()
     for name, worst in WORST.items():
         assert LOSSES[name].worst - 1e-5 < worst <= LOSSES[name].worst

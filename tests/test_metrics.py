@@ -1,4 +1,4 @@
-"""Numbers read off the confusion matrix agree with scikit-learn's on the same pixels."""
+"""Scores equal those of scikit-learn on the same pixels."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from segmentation.labels import CLASSES, IGNORE, NUM_CLASSES, UNLABELED
 
 @pytest.fixture
 def answer(random):
-    """Truth without class 1, some of it ignored, and a prediction that never says 3."""
+    """A mask without class 1 and with ignored pixels, and a prediction without class 3."""
     mask = random.choice([0, 2, 3, 4, 5, IGNORE], (4, 16, 16)).astype(np.uint8)
     prediction = (
         np.where(random.random(mask.shape) < 0.6, mask, random.integers(0, 3, mask.shape))
@@ -27,7 +27,7 @@ def answer(random):
     return mask, prediction
 
 
-def test_confusion_values_are_scikit_learns(answer):
+def test_scores_per_class_equal_those_of_scikit_learn(answer):
     mask, prediction = answer
     seen = mask != IGNORE
     truth, guess = mask[seen], prediction[seen]
@@ -44,7 +44,7 @@ def test_confusion_values_are_scikit_learns(answer):
     np.testing.assert_allclose(f1, f1_score(truth, guess, **options))
 
 
-def test_mean_iou_is_over_classes_present(answer):
+def test_mean_iou_is_averaged_over_the_classes_that_occur(answer):
     confusion = metrics.confusion_matrix(*answer)
     present = [0, 2, 3, 4, 5]
     assert metrics.mean_iou(confusion) == pytest.approx(np.mean(metrics.iou(confusion)[present]))
@@ -60,7 +60,7 @@ def test_confusions_add_up(answer):
     np.testing.assert_array_equal(parts, metrics.confusion_matrix(mask, prediction))
 
 
-def test_nothing_seen_is_undefined_not_perfect():
+def test_scores_without_pixels_are_undefined():
     nothing = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
     assert (
         np.isnan(metrics.accuracy(nothing))
@@ -74,16 +74,16 @@ def test_pool_counts_all_and_samples_labelled_pixels(random):
     masks = random.choice([0, 1, IGNORE], (4, 8, 8)).astype(np.uint8)
     probabilities = random.dirichlet(np.ones(NUM_CLASSES), (4, 8, 8))
     batches = [(None, masks[i : i + 2], probabilities[i : i + 2]) for i in (0, 2)]
-    confusion, truth, sample = metrics.pool(batches, pixels_a_batch=10)
+    confusion, truth, sample = metrics.pool(batches, pixels_per_batch=10)
     np.testing.assert_array_equal(
         confusion, metrics.confusion_matrix(masks, probabilities.argmax(-1))
     )
     assert truth.shape == (20,) and sample.shape == (20, NUM_CLASSES) and IGNORE not in truth
-    again = metrics.pool(batches, pixels_a_batch=10)
+    again = metrics.pool(batches, pixels_per_batch=10)
     np.testing.assert_array_equal(sample, again[2])
 
 
-def test_curves_are_scikit_learns(random):
+def test_curves_equal_those_of_scikit_learn(random):
     truth = random.integers(0, 3, 200)
     probabilities = random.dirichlet(np.ones(NUM_CLASSES), 200)
     curves = metrics.precision_recall_curves(truth, probabilities)

@@ -1,4 +1,4 @@
-"""Models: the published one to the parameter, activations where they belong, files that open anywhere."""
+"""Models: number of parameters, activations, scaling, saved files, precision, ImageNet weights."""
 
 import subprocess
 import sys
@@ -12,8 +12,9 @@ from segmentation.config import Config
 from segmentation.datasets import Patches, predict
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
-from segmentation.losses import LOSSES, SplitSums
+from segmentation.losses import LOSSES
 from segmentation.prepared import PreparedSet
+from segmentation.split_sums import SplitSums
 
 FAMILIES = {"published": Config(), "backbone": Config(backbone="resnet18")}
 
@@ -26,17 +27,21 @@ def float32():
 
 
 def activations(model: keras.Model) -> set[str]:
-    """Names of the activations of all layers but the scores and the softmax."""
-    found = set()
+    """Names of the activations of the hidden layers; with a backbone, of the decoder's."""
+    names = set()
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found |= {inner.activation.__name__ for inner in layer.layers if inner.name.startswith(models.DECODER_PREFIXES)
-                      if isinstance(inner, keras.layers.Activation)}  # fmt: skip
+            names |= {
+                inner.activation.__name__
+                for inner in layer.layers
+                if inner.name.startswith(models.DECODER_PREFIXES)
+                and isinstance(inner, keras.layers.Activation)
+            }
         elif isinstance(layer, keras.layers.Conv2D) and not isinstance(
             layer, keras.layers.Conv2DTranspose
         ):
-            found |= {layer.activation.__name__} if layer.name != "scores" else set()
-    return found
+            names |= {layer.activation.__name__} if layer.name != "scores" else set()
+    return names
 
 
 def test_the_published_unet_has_1941190_parameters():
@@ -45,7 +50,7 @@ def test_the_published_unet_has_1941190_parameters():
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "swish", None])
-def test_every_activation_fits_and_predicts(family, activation, tiny_set):
+def test_every_activation_trains_and_predicts_probabilities(family, activation, tiny_set):
     from dataclasses import replace
 
     config = replace(FAMILIES[family], activation=activation)
@@ -65,7 +70,7 @@ def test_every_activation_fits_and_predicts(family, activation, tiny_set):
 @pytest.mark.parametrize(
     ("architecture", "size"), [("fpn", 64), ("linknet", 64), ("pspnet", 96), ("unet", 64)]
 )
-def test_every_architecture_takes_the_activation_in_its_decoder_alone(architecture, size):
+def test_the_activation_is_set_in_the_decoder_only(architecture, size):
     model = models.build(
         Config(architecture=architecture, backbone="mobilenetv2", activation="tanh"), size
     )
@@ -85,13 +90,13 @@ def test_every_architecture_takes_the_activation_in_its_decoder_alone(architectu
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "mobilenetv2", "resnet18", "seresnet50"])
-def test_scaling_is_what_the_backbone_was_trained_with(backbone, random):
+def test_scaling_equals_the_preprocessing_of_the_backbone(backbone, random):
     import segmentation_models as sm
 
     images = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     image = keras.Input((32, 32, 3), dtype="uint8")
     preprocess = sm.get_preprocessing(backbone)
-    scaled = keras.Model(image, models._as_trained(image, preprocess))
+    scaled = keras.Model(image, models.backbone_scaling(image, preprocess))
     np.testing.assert_allclose(
         np.asarray(scaled(images)), preprocess(images.astype(np.float32)), atol=1e-3
     )
@@ -104,8 +109,10 @@ def test_a_saved_model_opens_in_a_fresh_process_without_this_package(family, tmp
     keras.Model(model.inputs, model.outputs).save(tmp_path / "model.keras")
     np.savez(tmp_path / "expected.npz", images=images, probabilities=model.predict_on_batch(images))
     script = (
-        "import keras, numpy as np, sys; e = np.load('expected.npz'); m = keras.saving.load_model('model.keras', safe_mode=True);"
-        "np.testing.assert_allclose(m.predict_on_batch(e['images']), e['probabilities'], atol=1e-5);"
+        "import keras, numpy as np, sys; e = np.load('expected.npz');"
+        "m = keras.saving.load_model('model.keras', safe_mode=True);"
+        "predicted = m.predict_on_batch(e['images']);"
+        "np.testing.assert_allclose(predicted, e['probabilities'], atol=1e-5);"
         "assert 'segmentation' not in sys.modules; print('same')"
     )
     done = subprocess.run(
@@ -115,7 +122,7 @@ def test_a_saved_model_opens_in_a_fresh_process_without_this_package(family, tmp
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_the_head_stays_float32_under_mixed_precision(policy, random):
+def test_scaling_and_softmax_stay_float32_under_mixed_precision(policy, random):
     keras.config.set_dtype_policy(policy)
     model = models.build(Config(), 32)
     assert model.get_layer("probabilities").compute_dtype == "float32"
@@ -125,7 +132,7 @@ def test_the_head_stays_float32_under_mixed_precision(policy, random):
     assert model.predict_on_batch(images).dtype == np.float32
 
 
-def test_auto_precision_is_a_policy_of_keras():
+def test_auto_precision_sets_a_policy_of_keras():
     device, precision = models.set_precision("auto")
     assert precision == keras.config.dtype_policy().name and precision in (
         "float32",
@@ -135,13 +142,13 @@ def test_auto_precision_is_a_policy_of_keras():
     assert models.set_precision("float32") == (device, "float32")
 
 
-def test_an_unknown_backbone_is_answered_with_the_known_ones():
+def test_an_unknown_backbone_is_refused_with_a_list_of_the_known_ones():
     with pytest.raises(UserError, match=r"'resnet19'.*resnet18"):
         models.build(Config(backbone="resnet19"), 64)
 
 
-def weights_file(backbone: str) -> tuple[str, str]:
-    """Name and origin of the ImageNet weights that segmentation-models would fetch for a backbone."""
+def weights_file(backbone: str) -> dict[str, str]:
+    """Entry of the ImageNet weights that segmentation-models downloads for a backbone."""
     from classification_models.weights import WEIGHTS_COLLECTION
 
     entry = next(
@@ -152,19 +159,18 @@ def weights_file(backbone: str) -> tuple[str, str]:
     return entry
 
 
-def test_pretrained_weights_without_a_network_are_one_clear_line(monkeypatch, tmp_path):
-    monkeypatch.setitem(
-        weights_file("resnet18"), "url", "http://127.0.0.1:9/none.h5"
-    )  # nobody listens at port 9
+def test_a_failed_download_of_pretrained_weights_is_reported_with_what_to_do(monkeypatch, tmp_path):
+    # no server listens at port 9
+    monkeypatch.setitem(weights_file("resnet18"), "url", "http://127.0.0.1:9/none.h5")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(
-        ConnectionError, match=r"resnet18 could not be fetched .*leave out --pretrained"
+        UserError, match=r"resnet18 could not be downloaded .*leave out --pretrained"
     ):
         models.build(Config(backbone="resnet18", pretrained=True), 32)
 
 
 def test_pretrained_weights_are_loaded_into_the_encoder(monkeypatch, tmp_path):
-    """The real loading code, fed with a weights file that we make: the format, the name and the checksum of the real one."""
+    """The unmodified loading code reads a weights file of the real format that this test makes."""
     import hashlib
 
     from classification_models.tfkeras import Classifiers

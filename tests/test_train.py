@@ -1,8 +1,9 @@
-"""Whole runs on tiny data: the numbers do not depend on how they were cut, repeat exactly, and survive whatever ends a run."""
+"""Whole runs on tiny data: their rows and files, seeds, resuming, endings, and the terminal."""
 
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,10 +19,10 @@ from wandb.apis.normalize import normalize_exceptions
 from wandb.apis.public.runs import RunNotFoundError
 
 import train
-from segmentation import datasets, losses, models
+from segmentation import datasets, losses, models, split_sums
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVE, Config
-from segmentation.ending import RunEnded, Signals, memory_watched
+from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
@@ -31,13 +32,16 @@ FAST = {"learning_rate": 0.002, "batch_size": 32, "precision": "float32", "seed"
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    """Runs in this process, offline: `offline(id, **hyperparameters)` trains and gives (status, state of the checkpoint)."""
+    """`offline(data, run_id, **hyperparameters)` trains in this process, without a server.
+
+    It returns the final status and the content of the checkpoint's state.json.
+    """
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def go(data: Path, run_id: str, **options):
-        wandb.teardown()  # it reads the environment once
+        wandb.teardown()  # the client reads the environment once
         monkeypatch.setenv("WANDB_RUN_ID", run_id)
         status = train.run(FAST | options, data, tmp_path / "runs", Signals())
         return status, read_state(tmp_path / "runs" / run_id)
@@ -46,20 +50,37 @@ def offline(tmp_path, monkeypatch):
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture
+def logged(monkeypatch) -> list[dict]:
+    """The rows that runs in this process send to W&B."""
+    from segmentation import tracking
+
+    rows, log_rows = [], tracking.log_rows
+
+    def log(run, new):
+        rows.extend(new)
+        log_rows(run, new)
+
+    monkeypatch.setattr(tracking, "log_rows", log)
+    return rows
+
+
 def read_state(folder: Path) -> dict:
     path = folder / "state.json"
     return json.loads(path.read_text()) if path.exists() else {"rows": []}
 
 
 def numbers(state: dict) -> list[dict]:
-    """The rows without what a clock says."""
+    """The rows without the values that depend on the clock."""
     return [
         {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
         for row in state["rows"]
     ]
 
 
-def test_a_run_records_one_whole_row_an_epoch(offline, tiny_set, tmp_path):
+def test_a_run_saves_one_complete_row_per_epoch_and_three_weights_files(
+    offline, tiny_set, tmp_path
+):
     status, state = offline(tiny_set, "whole", epochs=3, augment="full", keep_epoch=2)
     assert status == "finished"
     rows = state["rows"]
@@ -97,7 +118,7 @@ def test_a_run_records_one_whole_row_an_epoch(offline, tiny_set, tmp_path):
     }
 
 
-def test_same_seed_same_run_and_resumed_is_uninterrupted(offline, tiny_set):
+def test_the_seed_determines_a_run_also_when_it_is_resumed(offline, tiny_set):
     _, once = offline(tiny_set, "once", epochs=3, augment="flip")
     offline(tiny_set, "parts", epochs=1, augment="flip")
     _, parts = offline(tiny_set, "parts", epochs=3, augment="flip")
@@ -112,37 +133,39 @@ def test_val_loss_does_not_depend_on_val_batch_size(tiny_set):
     model = models.build(Config(), prepared.patch_size)
     for name, loss_class in losses.LOSSES.items():
         loss = loss_class()
-        model.compile(loss=loss, metrics=[losses.SplitSums(loss)])
+        model.compile(loss=loss, metrics=[split_sums.SplitSums(loss)])
         sizes = (1, 7, 16, len(prepared.indices("val")))
-        found = [
+        values = [
             model.evaluate(datasets.Patches(prepared, "val", size), return_dict=True, verbose=0)[
                 "loss"
             ]
             for size in sizes
         ]
-        assert max(found) - min(found) < 1e-5, name
+        assert max(values) - min(values) < 1e-5, name
 
 
-def test_a_diverged_run_is_finite_and_ranks_last(offline, tiny_set):
+def test_a_run_that_diverges_in_its_first_epoch_logs_the_worst_loss(offline, tiny_set, logged):
+    """The test of all endings below covers a later epoch: the run keeps the lowest value it had."""
     status, state = offline(
         tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear"
     )
     assert status == "diverged" and state["rows"] == []
     assert train.STATUSES[status] == 0
     assert math.isfinite(losses.CrossEntropy.worst)
+    assert logged == [{"epoch": 1, OBJECTIVE: losses.CrossEntropy.worst}]
 
 
-def test_out_of_memory_of_every_kind_is_told_from_other_errors():
+def test_out_of_memory_errors_end_the_run_and_other_errors_pass():
     import tensorflow as tf
 
     for error in (
         tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
         MemoryError(),
     ):
-        with pytest.raises(RunEnded) as ended, memory_watched():
+        with pytest.raises(RunEnded) as ended, out_of_memory_caught():
             raise error
         assert ended.value.status == "oom"
-    with pytest.raises(ZeroDivisionError), memory_watched():
+    with pytest.raises(ZeroDivisionError), out_of_memory_caught():
         raise ZeroDivisionError
 
 
@@ -152,7 +175,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(offline, tiny_set):
         offline(tiny_set, "mine", epochs=2, batch_size=16)
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+def test_a_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     model = models.build(Config(), 16)
     model.compile(keras.optimizers.Adam(0.001), losses.CrossEntropy())
     checkpoint = Checkpoint(tmp_path)
@@ -174,9 +197,12 @@ def command(data: Path, runs: Path, *options: str) -> list[str]:
 
 
 def started(tmp_path: Path, data: Path, *options: str, **environment: str) -> subprocess.Popen:
+    # W&B's client passes its service on in the environment; conftest.py sets TensorFlow's log level
     inherited = {
-        name: value for name, value in os.environ.items() if "WANDB" not in name
-    }  # the client hands its service down
+        name: value
+        for name, value in os.environ.items()
+        if "WANDB" not in name and name != "TF_CPP_MIN_LOG_LEVEL"
+    }
     environment = inherited | {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)} | environment
     fast = [f"--{name}={value}" for name, value in FAST.items()]
     return subprocess.Popen(
@@ -197,8 +223,8 @@ def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
         time.sleep(0.05)
 
 
-def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, tiny_set):
-    """kill -9 in the middle of training, then the same command with the same run id, in fresh processes throughout."""
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, tiny_set):
+    """kill -9 during training, then the same command with the same run id in a new process."""
     options = ("--epochs=5", "--augment=flip")
     whole = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="whole")
     assert whole.wait(200) == 0, whole.communicate()[0]
@@ -211,7 +237,7 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, tiny_set):
     resumed = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="killed")
     output = resumed.communicate(timeout=200)[0]
     assert resumed.returncode == 0, output
-    assert f"epoch {done:>3}/5" not in output  # it went on, it did not begin again
+    assert f"epoch {done:>3}/5" not in output  # resumed, not started again
     assert numbers(read_state(tmp_path / "runs" / "killed")) == numbers(
         read_state(tmp_path / "runs" / "whole")
     )
@@ -221,7 +247,9 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, tiny_set):
     ("sent", "status", "code"),
     [(signal.SIGTERM, "preempted", 143), (signal.SIGINT, "interrupted", 130)],
 )
-def test_signals_end_the_run_in_order(tmp_path, tiny_set, sent, status, code):
+def test_a_signal_ends_the_run_with_its_status_exit_code_and_checkpoint(
+    tmp_path, tiny_set, sent, status, code
+):
     process = started(tmp_path, tiny_set, "--epochs=500", WANDB_RUN_ID="signalled")
     wait_for_epoch(process, tmp_path / "runs" / "signalled", 1)
     process.send_signal(sent)
@@ -230,6 +258,29 @@ def test_signals_end_the_run_in_order(tmp_path, tiny_set, sent, status, code):
     assert f"run signalled {status}" in output and "WANDB_RUN_ID=signalled" in output
     checkpoint = read_state(tmp_path / "runs" / "signalled")
     assert (tmp_path / "runs" / "signalled" / checkpoint["files"]["last"]).is_file()
+
+
+def test_the_terminal_shows_warnings_of_tensorflow_and_nothing_else_of_it(tmp_path, tiny_set):
+    """TensorFlow warns of this value of its variable while it prints the lines to remove."""
+    process = started(
+        tmp_path, tiny_set, "--epochs=1", WANDB_MODE="offline", TF_ENABLE_ONEDNN_OPTS="maybe"
+    )
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    lines = output.splitlines()
+    own = [line for line in lines if "TF_ENABLE_ONEDNN_OPTS is not set to either" not in line]
+    assert len(own) < len(lines), output
+    expected = [
+        r".+, float32, 1,941,190 parameters; patches: 75 train, 18 val, 24 test",
+        r"epoch   1/1  loss \S+  val_loss \S+  val accuracy \S+  val mean IoU \S+  \d+\.\d s",
+        r"best epoch 1: best_val_loss .*",
+        r"scores: .*state\.json",
+        r"pictures: .*predictions\.png .*",
+        r"W&B run: .*offline-run.*",
+    ]
+    assert len(own) == len(expected), output
+    for pattern, line in zip(expected, own, strict=True):
+        assert re.fullmatch(pattern, line), output
 
 
 @pytest.mark.parametrize(
@@ -243,7 +294,9 @@ def test_signals_end_the_run_in_order(tmp_path, tiny_set, sent, status, code):
         (["--data", "nowhere"], ["nowhere", "python -m segmentation.prepare RAW"]),
     ],
 )
-def test_bad_input_is_told_at_once_and_nothing_is_written(tmp_path, tiny_set, options, words):
+def test_bad_input_is_reported_within_seconds_and_nothing_is_written(
+    tmp_path, tiny_set, options, words
+):
     work = tmp_path / "work"
     work.mkdir()
     begun = time.monotonic()
@@ -254,16 +307,15 @@ def test_bad_input_is_told_at_once_and_nothing_is_written(tmp_path, tiny_set, op
         text=True,
         env=os.environ | {"HOME": str(work)},
     )
-    assert (
-        time.monotonic() - begun < 20
-    )  # far less: no framework is imported (see the imports' test below)
+    # about 1 s on a quiet machine: no framework is imported, as the next test asserts
+    assert time.monotonic() - begun < 20
     assert done.returncode != 0 and "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
     assert list(work.iterdir()) == []
 
 
-def test_bad_input_costs_no_framework(tiny_set):
+def test_bad_input_is_reported_without_importing_a_framework(tiny_set):
     script = "import sys, train\ntry: train.main(['--data', 'nowhere'])\nexcept SystemExit: pass\n"
     script += "print(sorted({'tensorflow', 'keras', 'wandb', 'cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -274,36 +326,31 @@ ENDINGS = [
     ("finished", 2),
     *(
         (status, epoch)
-        for status in ("diverged", "oom", "terminated", "interrupted")
+        for status in ("diverged", "oom", "preempted", "interrupted")
         for epoch in (0, 1)
     ),
 ]
 
 
 @pytest.mark.parametrize(("status", "epoch"), ENDINGS)
-def test_last_value_and_minimum_of_the_objective_agree(
-    offline, tiny_set, monkeypatch, status, epoch
+def test_in_every_ending_the_last_objective_is_its_minimum(
+    offline, tiny_set, logged, monkeypatch, status, epoch
 ):
-    """However and whenever a run ends: W&B's searches read the minimum of the history, its dashboard the last value."""
-    from segmentation import callbacks, tracking
+    """W&B's searches read the minimum of the history, and its dashboard reads the last value."""
+    from segmentation import callbacks
 
-    logged, log_rows, begin = [], tracking.log_rows, callbacks.Progress.on_epoch_begin
-
-    def log(run, rows):
-        logged.extend(rows)
-        log_rows(run, rows)
+    begin = callbacks.Progress.on_epoch_begin
 
     def begin_or_end(self, number, logs=None):
         if number == epoch and status != "finished":
             raise RunEnded(status, "planned by the test")
         begin(self, number, logs)
 
-    monkeypatch.setattr(tracking, "log_rows", log)
     monkeypatch.setattr(callbacks.Progress, "on_epoch_begin", begin_or_end)
-    found, _ = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
-    assert found == {"terminated": "preempted"}.get(status, status)
+    final, _ = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
+    assert final == status
     values = [row[OBJECTIVE] for row in logged]
-    assert values == sorted(values, reverse=True)  # it never rises: its last value is its minimum
+    assert values == sorted(values, reverse=True)
     if epoch:
         assert values[-1] == min(row["val_loss"] for row in logged)
     else:
@@ -311,8 +358,8 @@ def test_last_value_and_minimum_of_the_objective_agree(
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["that finished", "that crashed"])
-def test_a_run_whose_server_is_gone_ends_on_the_first_sigterm(tmp_path, tiny_set, broken):
-    """W&B's client waits for its server without an end; the machine's owner does not."""
+def test_a_run_whose_server_was_killed_ends_on_the_first_sigterm(tmp_path, tiny_set, broken):
+    """W&B's client would wait for its server without a limit."""
     served = Served(tmp_path / "store").start()
     environment = {name: served.environment()[name] for name in ("WANDB_BASE_URL", "WANDB_API_KEY")}
     data = tmp_path / "data"
@@ -336,8 +383,8 @@ def test_a_run_whose_server_is_gone_ends_on_the_first_sigterm(tmp_path, tiny_set
     assert "send it later: wandb sync" in output
 
 
-def test_a_run_that_the_server_does_not_answer_for_is_not_taken_for_a_new_one(monkeypatch):
-    """It may have rows already, and a second training would be appended to them."""
+def test_a_run_is_new_only_if_the_server_says_so(monkeypatch):
+    """Without an answer, the run may have rows, and a second training would be appended to them."""
     from segmentation import tracking
 
     class Away:
@@ -345,7 +392,7 @@ def test_a_run_that_the_server_does_not_answer_for_is_not_taken_for_a_new_one(mo
             raise wandb.errors.CommError("502 Bad Gateway")
 
     class New:
-        @normalize_exceptions  # the client's own: what it raises is not what its code seems to raise
+        @normalize_exceptions  # the client's decorator, which wraps the error
         def run(self, path):
             raise RunNotFoundError(f"Could not find run {path}")
 

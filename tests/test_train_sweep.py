@@ -1,4 +1,4 @@
-"""train.py in real sweeps: the unmodified client, CLI and agent against our server, on tiny data."""
+"""train.py in sweeps on tiny data, with the unmodified client, CLI and agent against our server."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ parameters:
 
 @pytest.fixture
 def place(tmp_path, tiny_set):
-    """A working folder, and a sweep's YAML made from words."""
+    """A working folder, and a function that makes a sweep's YAML from the gaps of SWEEP."""
 
     def yaml(**words) -> str:
         return SWEEP.format(root=ROOT, data=tiny_set, **words)
@@ -47,8 +47,10 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
             epochs=60,
             activations="[relu, null]",
             rates="{distribution: log_uniform_values, min: 0.0000002, max: 0.005}",
-            # of ten runs at a band one survives: whatever the search draws, the worse of the first two is stopped
-            more="early_terminate: {type: hyperband, min_iter: 2, eta: 10, strict: true}\nrun_cap: 6",
+            # One of ten runs survives a band. So the worse of the first two runs is stopped,
+            # whatever the search proposes.
+            more="early_terminate: {type: hyperband, min_iter: 2, eta: 10, strict: true}\n"
+            "run_cap: 6",
         ),
         folder,
     )
@@ -81,27 +83,25 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
     best = min(finished, key=lambda run: (run.summary[OBJECTIVE], run.id))
     assert sweep.best_run().summary[OBJECTIVE] <= best.summary[OBJECTIVE]
     model = next(artifact for artifact in best.logged_artifacts() if artifact.type == "model")
-    assert best.id in model.aliases  # the alias `best` moves on to the run that finished last
+    assert best.id in model.aliases
     assert [artifact.type for artifact in best.used_artifacts()] == ["dataset"]
     assert Path(model.download(root=str(folder / "model")), "best.keras").stat().st_size > 1_000_000
 
 
 def train_process(run_id: str) -> int | None:
-    """The process id of train.py at work on a run."""
+    """Process id of the train.py that trains a run; None if there is none."""
+    variable = f"WANDB_RUN_ID={run_id}".encode()
     for entry in Path("/proc").iterdir():
         try:
-            if b"train.py" in (
-                entry / "cmdline"
-            ).read_bytes() and f"WANDB_RUN_ID={run_id}".encode() in (
-                entry / "environ"
-            ).read_bytes().split(b"\0"):
+            command, environment = ((entry / file).read_bytes() for file in ("cmdline", "environ"))
+            if b"train.py" in command and variable in environment.split(b"\0"):
                 return int(entry.name)
         except (OSError, ValueError):
             continue
     return None
 
 
-def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, place):
+def test_a_preempted_run_is_resumed_under_its_id_with_one_history(served, api, place):
     folder, yaml = place
     path = served.sweep(
         yaml(method="grid", epochs=20, activations="[null]", rates="{value: 0.001}", more=""),
@@ -113,9 +113,8 @@ def test_a_preempted_run_goes_on_under_its_id_with_one_history(served, api, plac
         150,
     )
     name = begun[0]["name"]
-    os.kill(
-        wait_for(lambda: train_process(name)), signal.SIGTERM
-    )  # as a machine that is taken back does, not the sweep
+    # the signal of a preempted machine: the sweep did not ask for it
+    os.kill(wait_for(lambda: train_process(name)), signal.SIGTERM)
     assert agent.wait(300) == 0
     wait_for(
         lambda: served.state(path)["runs"][0]["state"] in ("preempted", "finished", "running"), 30
