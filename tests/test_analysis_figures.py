@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from analysis_helpers import run, sweep, waist
+from analysis_helpers import results, run, sweep
 from click.testing import CliRunner
 from scipy import stats
 from sweeps.hyperband_stopping import hyperband_stop_runs
 from sweeps.run import RunState, SweepRun
 
-from analysis import confirm, curves, importance, sections, style
+from analysis import confirm, curves, importance, scales, sections, style
 from analysis import sweep as search
 from segmentation.errors import UserError
 
@@ -50,8 +50,9 @@ def searched() -> tuple:
 def test_the_drawn_curves_are_the_histories(tmp_path):
     best, baseline = run("best", (0.5, 0.3, 0.4), learning_rate=0.01), run("base", (0.6, 0.5, 0.45))
     section = curves.make(
-        waist(sweep(best, baseline, run("s", (0.9,), "stopped")), tmp_path), stopped=True
+        results(sweep(best, baseline, run("s", (0.9,), "stopped")), tmp_path), stopped=True
     )
+    section.write()
     rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
     drawn = [
         float(row["value"])
@@ -67,10 +68,10 @@ def test_the_drawn_curves_are_the_histories(tmp_path):
 
 
 def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
-    made = [waist(sweep(*searched), tmp_path / name) for name in "xy"]
+    made = [results(sweep(*searched), tmp_path / name) for name in "xy"]
     for each in made:
         for section in (curves.make(each), search.make(each)):
-            section.files()
+            section.write()
     files = [
         path.relative_to(made[0].folder) for path in made[0].folder.iterdir() if path.is_file()
     ]
@@ -112,7 +113,7 @@ def test_hyperband_rungs_are_those_of_wandbs_search(rule, rungs):
 
 def test_every_figure_of_a_search_and_several_searches_on_the_same_axes(searched, tmp_path):
     other = sweep(run("o", (0.9, 0.3)), method="random")
-    section = search.make(waist(sweep(*searched), tmp_path), [other])
+    section = search.make(results(sweep(*searched), tmp_path), [other])
     names = {picture.file.stem for picture in section.pictures}
     assert names == {
         "sweep_progress",
@@ -121,17 +122,17 @@ def test_every_figure_of_a_search_and_several_searches_on_the_same_axes(searched
         "sweep_parameters",
         "sweep_importance",
     }
-    section.files()
+    section.write()
     labels = {row["sweep"] for row in csv.DictReader((tmp_path / "sweep_progress.csv").open())}
     assert labels == {"city search: bayes, 14 runs", "city search: random, 1 runs"}
-    assert any("not finite" in note for note in section.notes)
-    assert any("no rows" in note for note in section.notes)
+    assert any("not finite" in note.text for note in section.notes)
+    assert any("no rows" in note.text for note in section.notes)
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.5], [0.2, 0.5, 1.6], [0.4]])
 def test_places_on_an_axis_lie_between_its_ends(values):
     """Equal values too, as two runs stopped at the same loss have."""
-    places = search.Scale(values, rank=True).places
+    places = scales.Scale.of_objective(values).places
     assert places[0] == 0 and ((places >= 0) & (places <= 1)).all() and (np.diff(places) >= 0).all()
 
 
@@ -155,10 +156,10 @@ def test_importance_finds_what_decides(searched):
     ids=["none", "empty", "foreign", "nan"],
 )
 def test_a_sweep_with_nothing_to_draw_is_told_figure_by_figure(runs, tmp_path):
-    section = search.make(waist(sweep(*runs), tmp_path))
+    section = search.make(results(sweep(*runs), tmp_path))
     assert not section.pictures
     assert len(section.notes) >= 5
-    assert section.files()  # the table of runs is still made
+    assert section.write()  # the table of runs is still made
 
 
 def test_the_gain_is_students_paired_interval(random):
@@ -166,15 +167,15 @@ def test_the_gain_is_students_paired_interval(random):
     gain, witness = confirm.compare(best, baseline), stats.ttest_rel(baseline, best)
     low, high = witness.confidence_interval(0.95)
     assert (gain.mean - gain.margin, gain.mean + gain.margin) == pytest.approx((low, high))
-    assert (witness.pvalue < 0.05) == ("bought" in gain.statement)
+    assert (witness.pvalue < 0.05) == ("beat" in gain.statement)
 
 
 @pytest.mark.parametrize(
     ("best", "word"),
     [
-        ((0.1, 0.11, 0.12), "The search bought 0.09"),
+        ((0.1, 0.11, 0.12), "The search beat the baseline by 0.09"),
         ((0.2, 0.2, 0.21), "noise"),
-        ((0.3, 0.31, 0.32), "The search lost 0.10"),
+        ((0.3, 0.31, 0.32), "The baseline beat the search by 0.10"),
     ],
 )
 def test_confirmation_in_a_sentence(best, word, tmp_path):
@@ -191,15 +192,15 @@ def test_confirmation_in_a_sentence(best, word, tmp_path):
         run("alone", (0.2,), seed=5, epochs=9),
         run("sick", (0.2,), seed=6, epochs=9, status="diverged"),
     ]
-    section = confirm.make(waist(sweep(winner), tmp_path), sweep(*pairs))
-    assert word in section.notes[0]
-    assert "3 seeds" in section.notes[0]
-    assert any(note.startswith("1 finished runs") for note in section.notes)
-    assert {path.name for path in section.files()} == {"confirm.png", "confirm.csv", "confirm.md"}
+    section = confirm.make(results(sweep(winner), tmp_path), sweep(*pairs))
+    assert word in section.notes[0].text
+    assert "3 seeds" in section.notes[0].text
+    assert any(note.text.startswith("1 finished runs") for note in section.notes)
+    assert {path.name for path in section.write()} == {"confirm.png", "confirm.csv", "confirm.md"}
 
 
 def test_one_pair_confirms_nothing(tmp_path):
-    made = waist(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
+    made = results(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
     with pytest.raises(UserError, match="two pairs are the fewest"):
         confirm.make(made, sweep(run("b", (0.1,), batch_size=4), run("p", (0.2,))))
 

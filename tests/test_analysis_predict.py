@@ -93,7 +93,7 @@ def test_shrinking_is_that_of_the_prepared_set(scale, random):
 def test_masks_overlay_and_areas_of_any_size(shape, scale, tmp_path, random):
     image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
     section = predict.make(image, "x", tmp_path, SIZE, by_color, scale)
-    section.files()
+    section.write()
     mask = encode(predict.read(tmp_path / "x_mask.png"))
     assert mask.shape == predict.read(tmp_path / "x_overlay.png").shape[:2] == shape
     counted = dict(zip(*np.unique(mask, return_counts=True), strict=True))
@@ -148,7 +148,7 @@ def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predi
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.jpg")
     monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
     said = CliRunner().invoke(
@@ -165,7 +165,7 @@ def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
     monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
         said = CliRunner().invoke(predict.main, [*command, str(out)])

@@ -74,7 +74,7 @@ def test_config_and_ending_need_click_and_the_standard_library_alone():
 
 
 def test_wandb_has_one_door_in_and_one_out():
-    doors = {"segmentation": {"tracking", "search"}, "analysis": {"runs"}}
+    doors = {"segmentation": {"tracking", "search"}, "analysis": {"reader"}}
     for package, allowed in doors.items():
         users = {
             path.stem
