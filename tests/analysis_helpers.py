@@ -9,6 +9,8 @@ from analysis.runs import Run, Sweep
 from segmentation.config import OBJECTIVE, Config
 
 SWEEP = "someone/city/abc123"
+DAMAGED = ["", "{", "[]", "5", "null", "{}", '{"path": "x"}']
+"""Texts that are no file of ours: no JSON, or JSON of another shape."""
 
 
 def rows(losses, start: float = 1000.0) -> list[dict]:

@@ -133,7 +133,7 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
 def test_again_without_the_network_the_same_bytes(made, tiny_set):
     folder, _ = made
     before = sums(folder)
-    for name in before:
+    for name in before.keys() - {"sweep.json"}:
         (folder / name).unlink()
     shutil.rmtree(folder / "cache" / "predictions")  # computed again, not only copied
     image = tiny_set.parent / "city" / "Tile 2" / "images" / "image_part_001.jpg"
