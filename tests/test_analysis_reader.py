@@ -137,14 +137,14 @@ def test_weights_come_whole_or_with_a_line(served, swept):
         "WANDB_CACHE_DIR": str(folder / "empty-cache")
     }  # as on another machine: the client has not seen the files
     said = served.python(
-        WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), **empty
+        WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), PYTHONPATH=str(ROOT), **empty
     ).stdout.splitlines()
     told = {tuple(line.split()[:2]): line for line in said}
     assert len(told) == len(said) == 5
     assert int(told["better", "best"].split()[-1]) > 1000
     assert "is not a whole .keras file" in told["halved", "best"]
     assert all("LINE no best weights of run" in told[case, "best"] for case in ("gone", "good"))
-    assert "holds best.keras, and no kept.keras" in told["better", "kept"]
+    assert "holds best.keras, but no kept.keras" in told["better", "kept"]
     assert (folder / "cache" / "models" / ids["better"] / "best.keras").is_file()
     assert not (folder / "cache" / "models" / ids["halved"] / "best.keras").exists()
     assert (folder / "cache" / ".gitignore").read_text() == "*\n"
@@ -176,7 +176,9 @@ def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, t
 
 def test_published_twice_there_is_one_report_and_one_workspace(served, swept):
     _, folder, _ = swept
-    first, again, pictures = served.python(PUBLISH, folder, str(folder)).stdout.splitlines()
+    first, again, pictures = served.python(
+        PUBLISH, folder, str(folder), PYTHONPATH=str(ROOT)
+    ).stdout.splitlines()
     assert first == again
     assert first.startswith("W&B Report: http")
     assert "workspace:  http" in first
