@@ -64,7 +64,8 @@ def shrink(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     padded = np.pad(image, ((0, -height % scale), (0, -width % scale), (0, 0)), mode="symmetric")
     blocks = padded.reshape(padded.shape[0] // scale, scale, padded.shape[1] // scale, scale, 3)
     sums = blocks.sum(axis=(1, 3), dtype=np.uint32)
-    return ((sums + scale * scale // 2) // (scale * scale)).astype(np.uint8)
+    means: NDArray[np.uint8] = ((sums + scale * scale // 2) // (scale * scale)).astype(np.uint8)
+    return means
 
 
 def _predict_band(

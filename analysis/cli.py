@@ -71,7 +71,7 @@ def command_line(module: str, command: click.Command, results: Results, **values
         results: The results folder; it gives the values of --out, --data and --runs.
         values: Values of the command's other arguments and options, by parameter name.
     """
-    given: dict[str | None, object] = {
+    given: dict[str, object] = {
         "folder": results.folder,
         "data": results.data,
         "checkpoints": results.checkpoints,
@@ -79,7 +79,7 @@ def command_line(module: str, command: click.Command, results: Results, **values
     }
     words = ["python", "-m", f"analysis.{module}"]
     for parameter in command.params:
-        value = given.get(parameter.name)
+        value = given.get(parameter.name or "")
         if value is None or value is False or value == parameter.default:
             continue
         option = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]

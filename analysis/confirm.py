@@ -80,8 +80,15 @@ def compare(best: Array, baseline: Array) -> Gain:
     gains = baseline - best
     quantile = t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1)
     margin = float(quantile * gains.std(ddof=1) / math.sqrt(len(gains)))
-    values = (best.mean(), best.std(ddof=1), baseline.mean(), baseline.std(ddof=1), gains.mean())
-    return Gain(len(gains), *map(float, values), margin)
+    return Gain(
+        pairs=len(gains),
+        best_mean=float(best.mean()),
+        best_std=float(best.std(ddof=1)),
+        baseline_mean=float(baseline.mean()),
+        baseline_std=float(baseline.std(ddof=1)),
+        mean=float(gains.mean()),
+        margin=margin,
+    )
 
 
 def make(results: Results, sweep: Sweep) -> Section:
@@ -212,9 +219,9 @@ def _write_json(folder: Path, sweep: Sweep, gain: Gain, pairs: list[Pair]) -> No
 
 def _draw(folder: Path, seeds: NDArray[np.int64], best: Array, baseline: Array, gain: Gain) -> Path:
     figure, ((left, right),) = style.figure(1, 2, height=3.4, width_ratios=(1.4, 1))
-    for values in zip(baseline, best, strict=True):
-        left.plot((0, 1), values, color=style.GREY, linewidth=0.9, zorder=1)
-    bar = {"fmt": "_", "color": "black", "markersize": 13, "capsize": 4}
+    for pair in zip(baseline, best, strict=True):
+        left.plot((0, 1), pair, color=style.GREY, linewidth=0.9, zorder=1)
+    bar: dict[str, Any] = {"fmt": "_", "color": "black", "markersize": 13, "capsize": 4}
     for x, side, role, values in ((0, -0.16, "baseline", baseline), (1, 0.16, "best", best)):
         left.plot([x] * len(values), values, linestyle="", markersize=6, **_mark(role))
         left.errorbar(x + side, values.mean(), values.std(ddof=1), **bar)

@@ -55,7 +55,8 @@ def compute(model: "keras.Model", prepared: PreparedSet, split: str) -> Evaluati
     from segmentation.datasets import Patches, predict  # imports Keras, which takes seconds
 
     patches = Patches(prepared, split, BATCH)
-    predictions, confusions, truths, samples = [], [], [], []
+    predictions, truths, samples = [], [], []
+    confusions: list[NDArray[np.int64]] = []
     confident = np.zeros(2, np.int64)
     for number, batch in enumerate(predict(model, patches)):
         _, masks, probabilities = batch

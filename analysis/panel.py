@@ -5,6 +5,7 @@ python -m analysis.panel --out results/demo --data data/demo --which best
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -194,11 +195,12 @@ def _draw(
     for number, i in enumerate(chosen):
         block, line = divmod(number, lines)
         row = _row(prepared, evaluation, first + number, int(i))
-        _draw_patch(grid[line, 4 * block : 4 * block + 3], prepared, evaluation, int(i), row)
+        cells = list(grid[line, 4 * block : 4 * block + 3])
+        _draw_patch(cells, prepared, evaluation, int(i), row)
     masks = (prepared.masks[evaluation.indices[i]] for i in chosen)
     ignored = any((mask == labels.IGNORE).any() for mask in masks)
     columns = 7 if len(chosen) > 1 else 4
-    look = {"loc": "outside lower center", "fontsize": 7.5, "handlelength": 1.2}
+    look: dict[str, Any] = {"loc": "outside lower center", "fontsize": 7.5, "handlelength": 1.2}
     figure.legend(handles=style.class_legend(ignored), ncols=columns, **look)
     return figure
 
@@ -217,7 +219,7 @@ def _draw_patch(
         "truth": labels.decode(prepared.masks[index]),
         "prediction": labels.decode(evaluation.predictions[i]),
     }
-    look = {"ha": "center", "va": "top", "fontsize": 7, "color": "#444444"}
+    look: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7, "color": "#444444"}
     for axes, (name, layer) in zip(cells, layers.items(), strict=True):
         axes.imshow(layer)
         axes.text(0.5, -0.03, name, transform=axes.transAxes, **look)

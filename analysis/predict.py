@@ -146,7 +146,8 @@ def segment(image: Image, size: int, model: Model, scale: int = 1) -> NDArray[np
     small = blending.shrink(image, scale) if scale > 1 else image
     bands = [band.argmax(-1).astype(np.uint8) for band in blending.blend(small, size, model)]
     height, width = image.shape[:2]
-    return np.concatenate(bands).repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
+    mask = np.concatenate(bands).repeat(scale, axis=0).repeat(scale, axis=1)
+    return np.asarray(mask[:height, :width])
 
 
 def make(image: Image, name: str, folder: Path, size: int, model: Model, scale: int) -> Section:

@@ -40,7 +40,7 @@ def read_sweep(path: str) -> Sweep:
     """
     entity, project, _ = split_path(path)
     api = _client()
-    sweep = _asked(f"sweep {path}", lambda: api.sweep(path))
+    sweep = _asked(f"sweep {path}", lambda: api.sweep(path))  # type: ignore[no-untyped-call]  # wandb
     mine = _asked(f"the runs of {path}", lambda: list(sweep.runs))
     tagged = _asked(
         f"the baselines of {entity}/{project}",

@@ -5,6 +5,7 @@ python -m analysis.report entity/project/sweep_id --out results/demo --data data
 
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -86,12 +87,12 @@ def main(
 
     parts: list[tuple[str, Callable[[], Section]]] = []
     if confirmation:
-        parts.append(("Is the gain real?", lambda: _confirmation(results, confirmation, refresh)))
-    parts.append(("Learning curves", lambda: curves.make(results)))
-    parts.append(("Precision and recall", lambda: precision_recall.make(results)))
-    parts += [(panel.TITLES[w], lambda which=w: _panel(results, which)) for w in panel.WHICH]
+        parts.append(("Is the gain real?", partial(_confirmation, results, confirmation, refresh)))
+    parts.append(("Learning curves", partial(curves.make, results)))
+    parts.append(("Precision and recall", partial(precision_recall.make, results)))
+    parts += [(panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH]
     if images:
-        parts.append(("Whole images", lambda: _whole_images(results, images)))
+        parts.append(("Whole images", partial(_whole_images, results, images)))
     parts.append(("The search", search))
 
     command = command_line(

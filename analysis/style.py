@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,7 +70,7 @@ OBJECTIVE_LABEL = "lowest validation loss"
 
 WIDTH = 8.0  # inches; one width for all figures, so that their text has one size on a page
 DPI = 140
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -94,7 +93,7 @@ mpl.rcParams.update(RC)
 
 def figure(
     rows: int = 1, columns: int = 1, height: float = 3.4, **options: Any
-) -> tuple[Figure, NDArray[np.object_]]:
+) -> tuple[Figure, NDArray[Any]]:
     """A figure of WIDTH x height inches, and its axes as an array (rows, columns).
 
     Without pyplot, which keeps every figure in memory. `options` are those of `Figure.subplots`.

@@ -21,7 +21,7 @@ from analysis.importance import importances
 from analysis.results import Results
 from analysis.runs import Run, Sweep, as_number
 from analysis.scales import Scale, clip_axis, last_if_nan
-from analysis.sections import Note, Picture, Section, Table, value_text
+from analysis.sections import Cell, Note, Picture, Section, Table, value_text
 from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
@@ -231,9 +231,11 @@ def _scatter(axes: Axes, name: str, runs: Sequence[Run]) -> None:
     values = [run.hyperparameters.get(name) for run in runs]
     scale = Scale.of(values)
     for run, value in zip(runs, values, strict=True):
-        x = scale.texts.index(value_text(value)) if scale.texts else value
-        mark = {key: style.OUTCOMES[run.outcome][key] for key in ("color", "marker")}
-        shape = {"linestyle": "", "markeredgecolor": "white", "markersize": 7}
+        x: Any = scale.texts.index(value_text(value)) if scale.texts else value
+        mark: dict[str, Any] = {
+            key: style.OUTCOMES[run.outcome][key] for key in ("color", "marker")
+        }
+        shape: dict[str, Any] = {"linestyle": "", "markeredgecolor": "white", "markersize": 7}
         axes.plot(x, run.objective, **mark, **shape)
     if scale.texts:
         axes.set_xticks(range(len(scale.texts)), scale.texts)
@@ -272,7 +274,7 @@ def _runs_table(results: Results) -> Table:
         results.sweep.runs,
         key=lambda run: (run.outcome != "finished", last_if_nan(run.objective), run.id),
     )
-    rows = [
+    rows: list[Sequence[Cell]] = [
         (
             run.name or run.id,
             run.id,
