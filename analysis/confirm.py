@@ -1,4 +1,4 @@
-"""Whether the best configuration beats the baseline over several seeds, or only looks so.
+"""Whether the best configuration beats the baseline over several seeds, or only seems to.
 
 python -m analysis.confirm entity/project/sweep_id --out results/demo
 """
@@ -8,20 +8,28 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
-from analysis import runs, style
-from analysis.records import NOT_COMPARED, Run, Sweep
-from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, refresh_option, results_option, tell
+from analysis import style
+from analysis.cli import command_line, print_section, refresh_option, results_option
+from analysis.results import Results
+from analysis.runs import NOT_COMPARED, Run, Sweep
+from analysis.sections import Note, Picture, Section, Table
 from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 CONFIDENCE = 0.95
-ROUNDED = 0.005  # relative: a learning rate copied with three digits is the same one
-FREE = (*NOT_COMPARED, "epochs", "precision")  # a confirmation may train longer, or elsewhere
+TOLERANCE = 0.005  # relative: a learning rate copied with three digits counts as the same
+NOT_CONFIRMED = (*NOT_COMPARED, "epochs", "precision")
+"""Hyperparameters that may differ from the chosen run: a confirmation may train longer, or on another device."""
+
+Array = NDArray[np.float64]
+Pair = tuple[int, Run, Run]
+"""Seed, run of the best configuration, run of the baseline."""
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -29,19 +37,19 @@ FREE = (*NOT_COMPARED, "epochs", "precision")  # a confirmation may train longer
 @results_option
 @refresh_option
 def main(sweep: str, folder: Path, refresh: bool) -> None:
-    """Compare the best configuration of OUT/best_run.json with the baseline over the seeds of SWEEP.
+    """Compare the best configuration of OUT/best_run.json with the baseline, over the seeds of SWEEP.
 
-    SWEEP is one of sweeps/confirm.yaml: both configurations, each with several seeds. Writes OUT/confirm.json, .csv, .md and
-    .png: mean and standard deviation of both, the difference paired by seed with its 95 % interval (Student's t), and in a
-    sentence whether the search bought anything.
+    SWEEP is one of sweeps/confirm.yaml, which trains both configurations with several seeds each. Writes
+    OUT/confirm.json, .csv, .md and .png: mean and standard deviation of both, the difference paired by seed with its
+    95 % interval (Student's t), and one sentence that says whether the search beat the baseline.
     """
-    waist = Waist.open(folder)
-    tell(make(waist, runs.load(sweep, waist.cache, refresh, click.echo)))
+    results = Results.open(folder)
+    print_section(make(results, results.load_other(sweep, refresh, click.echo)))
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What best gains on baseline, over pairs that share a seed; `margin` is half the interval's width."""
+    """Baseline minus best over pairs of runs that share a seed. `margin` is half the width of the interval."""
 
     pairs: int
     best_mean: float
@@ -53,92 +61,84 @@ class Gain:
 
     @property
     def statement(self) -> str:
-        """The plain sentence."""
-        told = f"{abs(self.mean):.4f} ± {self.margin:.4f} of {OBJECTIVE} ({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
+        """The result in one sentence."""
+        interval = f"({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
         if abs(self.mean) <= self.margin:
             return (
-                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± {self.margin:.4f} of {OBJECTIVE}"
-                + (f" ({CONFIDENCE:.0%} interval, {self.pairs} seeds).")
+                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± {self.margin:.4f} "
+                f"of {OBJECTIVE} {interval}."
             )
-        return (
-            f"The search bought {told}."
-            if self.mean > 0
-            else f"The search lost {told}: the baseline is better."
-        )
+        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {OBJECTIVE} {interval}"
+        winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
+        return f"The {winner} beat the {loser} {size}."
 
 
-def compare(best: np.ndarray, baseline: np.ndarray) -> Gain:
-    """Two (n,) arrays of objectives, paired by place, n >= 2 -> the mean gain and its Student's t interval."""
+def compare(best: Array, baseline: Array) -> Gain:
+    """The mean gain and its Student's t interval, of two (n,) arrays of objectives, paired by index, n >= 2."""
     from scipy.stats import t
 
     gains = baseline - best
-    margin = float(
-        t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1) * gains.std(ddof=1) / math.sqrt(len(gains))
+    quantile = t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1)
+    margin = float(quantile * gains.std(ddof=1) / math.sqrt(len(gains)))
+    return Gain(
+        pairs=len(gains),
+        best_mean=float(best.mean()),
+        best_std=float(best.std(ddof=1)),
+        baseline_mean=float(baseline.mean()),
+        baseline_std=float(baseline.std(ddof=1)),
+        mean=float(gains.mean()),
+        margin=margin,
     )
-    spreads = (best.mean(), best.std(ddof=1), baseline.mean(), baseline.std(ddof=1), gains.mean())
-    return Gain(len(gains), *map(float, spreads), margin)
 
 
-def make(waist: Waist, sweep: Sweep) -> Section:
-    """The sentence, the figure and the table; UserError where there are no two pairs."""
-    found, notes = pairs(waist, sweep)
-    seeds = np.array([seed for seed, *_ in found])
-    best, baseline = np.array([[one.objective, other.objective] for _, one, other in found]).T
+def make(results: Results, sweep: Sweep) -> Section:
+    """The sentence, the figure and the table. Raises UserError without two pairs of runs."""
+    pairs, notes = find_pairs(results, sweep)
+    seeds = np.array([seed for seed, *_ in pairs])
+    best, baseline = np.array([[one.objective, other.objective] for _, one, other in pairs]).T
     gain = compare(best, baseline)
     statements = [gain.statement]
-    seen = waist.roles()["best"].config.get("seed")
-    others = seeds != seen
+    searched_seed = results.best.hyperparameters.get("seed")
+    others = seeds != searched_seed
     if not others.all() and others.sum() >= 2:
-        without = compare(best[others], baseline[others])
-        alone = without.statement[0].lower() + without.statement[1:]
+        without = compare(best[others], baseline[others]).statement
         statements.append(
-            f"Seed {seen} is the one that the search chose by, which flatters it. Without it: {alone}"
+            f"The search chose its best run by seed {searched_seed}, so this seed favours it. Without it: "
+            f"{without[0].lower()}{without[1:]}"
         )
-    rows = [
-        (str(seed), float(b), float(a), float(a - b))
-        for seed, b, a in zip(seeds, best, baseline, strict=True)
-    ]
-    rows.append(("mean", gain.best_mean, gain.baseline_mean, gain.mean))
-    rows.append(
-        (
-            "standard deviation",
-            gain.best_std,
-            gain.baseline_std,
-            float((baseline - best).std(ddof=1)),
-        )
-    )
     caption = f"{OBJECTIVE} of the best configuration and of the baseline, by seed"
-    table = Table(waist.folder / "confirm", caption, ("seed", "best", "baseline", "gain"), rows)
-    record = {
-        "sweep": sweep.path,
-        "statement": statements[0],
-        **asdict(gain),
-        "runs": [[a.id, b.id] for _, a, b in found],
-    }
-    (waist.folder / "confirm.json").write_text(
-        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    table = _table(results.folder / "confirm", caption, seeds, best, baseline, gain)
+    _write_json(results.folder, sweep, gain, pairs)
     picture = Picture(
-        _draw(waist.folder, seeds, best, baseline, gain),
-        f"{caption}; a line joins the two runs of a seed.",
+        _draw(results.folder, seeds, best, baseline, gain),
+        f"{caption}; a line connects the two runs of a seed.",
     )
-    command = f"python -m analysis.confirm {sweep.path} --out {waist.folder}"
-    return Section("What the search bought", command, statements + notes, [picture], [table])
+    return Section(
+        "Is the gain real?",
+        command_line("confirm", main, results, sweep=sweep.path),
+        [Note(text) for text in statements + notes],
+        [picture],
+        [table],
+    )
 
 
-def pairs(waist: Waist, sweep: Sweep) -> tuple[list[tuple[int, Run, Run]], list[str]]:
-    """(seed, best, baseline) for each seed that both configurations finished with as many epochs, by seed; and notes."""
-    chosen = waist.roles()["best"]
+def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
+    """The pairs of finished runs with one seed and one number of epochs, by seed; and notes about other runs.
+
+    Raises:
+        UserError: The best configuration is the baseline's, or there are fewer than two pairs.
+    """
+    chosen = results.best
     if chosen.is_baseline:
         raise UserError("the best configuration is the baseline's: there is nothing to confirm")
     groups = {
-        "best": [run for run in sweep.runs if _usable(run, chosen) and same_setting(run, chosen)],
+        "best": [run for run in sweep.runs if _usable(run, chosen) and repeats(run, chosen)],
         "baseline": [
             run for run in (*sweep.runs, *sweep.others) if _usable(run, chosen) and run.is_baseline
         ],
     }
     by_seed = {
-        role: {(run.config.get("epochs"), run.config.get("seed")): run for run in reversed(group)}
+        role: {(_value(run, "epochs"), _value(run, "seed")): run for run in reversed(group)}
         for role, group in groups.items()
     }
     shared = by_seed["best"].keys() & by_seed["baseline"].keys()
@@ -148,80 +148,86 @@ def pairs(waist: Waist, sweep: Sweep) -> tuple[list[tuple[int, Run, Run]], list[
             f"{len(group)} of the {role} configuration" for role, group in groups.items()
         )
         raise UserError(
-            f"{sweep.path}: of the finished runs {held}, and {max(lengths.values(), default=0)} pairs of one seed and length; "
-            "two pairs are the fewest: put the best configuration into sweeps/confirm.yaml"
+            f"{sweep.path} has {held} among its finished runs, but {max(lengths.values(), default=0)} pairs with "
+            "one seed and length; two pairs are the fewest: put the best configuration into sweeps/confirm.yaml"
         )
     epochs = max(lengths, key=lambda length: (lengths[length], length))
-    found = sorted(
-        (seed, by_seed["best"][epochs, seed], by_seed["baseline"][epochs, seed])
-        for e, seed in shared
-        if e == epochs
-    )
-    paired = {run.id for _, *both in found for run in both}
-    left = sum(run.id not in paired for run in sweep.runs if run.outcome == "finished")
-    notes = (
-        [f"{left} finished runs of {sweep.path} have no partner of the same seed and length."]
-        if left
-        else []
-    )
-    gone = {outcome: count for outcome, count in sweep.counts().items() if outcome != "finished"}
-    notes += (
-        [
-            f"Also in {sweep.path}: {', '.join(f'{count} {outcome}' for outcome, count in gone.items())}."
-        ]
-        if gone
-        else []
-    )
-    return found, notes
+    keys = sorted((key for key in shared if key[0] == epochs), key=lambda key: key[1])
+    pairs = [(key[1], by_seed["best"][key], by_seed["baseline"][key]) for key in keys]
+    return pairs, _notes(sweep, pairs)
 
 
-def same_setting(run: Run, chosen: Run) -> bool:
-    """Whether it repeats the chosen configuration; numbers may be rounded as one copies them into a YAML file."""
-    names = (set(run.hyperparameters) | set(chosen.hyperparameters)) - set(FREE)
-    for name in names:
-        mine, theirs = run.config.get(name), chosen.config.get(name)
-        numbers = isinstance(mine, float) and isinstance(theirs, float)
-        if not (math.isclose(mine, theirs, rel_tol=ROUNDED) if numbers else mine == theirs):
-            return False
-    return True
+def repeats(run: Run, chosen: Run) -> bool:
+    """Whether a run repeats the chosen configuration. Numbers may be rounded, as when copied into a YAML file."""
+    names = (set(run.hyperparameters) | set(chosen.hyperparameters)) - set(NOT_CONFIRMED)
+    return all(_equal(_value(run, name), _value(chosen, name)) for name in names)
+
+
+def _value(run: Run, name: str) -> Any:
+    return run.hyperparameters.get(name)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=TOLERANCE)
+    return bool(first == second)
 
 
 def _usable(run: Run, chosen: Run) -> bool:
-    """Whether it is finished, and its objective means the same: the same data, the same loss."""
-    same_data = run.recorded("data", "checksum") == chosen.recorded("data", "checksum")
-    same_loss = run.config.get("loss") == chosen.config.get("loss")
-    return same_data and same_loss and run.outcome == "finished" and math.isfinite(run.objective)
+    """Whether the run is finished and its objective can be compared with the chosen run's."""
+    return run.same_task(chosen) and run.outcome == "finished" and math.isfinite(run.objective)
 
 
-def _draw(
-    folder: Path, seeds: np.ndarray, best: np.ndarray, baseline: np.ndarray, gain: Gain
-) -> Path:
+def _notes(sweep: Sweep, pairs: list[Pair]) -> list[str]:
+    paired = {run.id for _, *both in pairs for run in both}
+    single = sum(run.id not in paired for run in sweep.runs if run.outcome == "finished")
+    counts = sweep.outcome_counts()
+    others = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if outcome != "finished")
+    notes = []
+    if single:
+        notes.append(
+            f"{single} finished runs of {sweep.path} have no partner with the same seed and length."
+        )
+    if others:
+        notes.append(f"Also in {sweep.path}: {others}.")
+    return notes
+
+
+def _table(
+    file: Path, caption: str, seeds: NDArray[np.int64], best: Array, baseline: Array, gain: Gain
+) -> Table:
+    rows = [
+        (str(seed), float(b), float(a), float(a - b))
+        for seed, b, a in zip(seeds, best, baseline, strict=True)
+    ]
+    spread = float((baseline - best).std(ddof=1))
+    rows.append(("mean", gain.best_mean, gain.baseline_mean, gain.mean))
+    rows.append(("standard deviation", gain.best_std, gain.baseline_std, spread))
+    return Table(file, caption, ("seed", "best", "baseline", "gain"), rows)
+
+
+def _write_json(folder: Path, sweep: Sweep, gain: Gain, pairs: list[Pair]) -> None:
+    content = {
+        "sweep": sweep.path,
+        "statement": gain.statement,
+        **asdict(gain),
+        "runs": [[best.id, baseline.id] for _, best, baseline in pairs],
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (folder / "confirm.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def _draw(folder: Path, seeds: NDArray[np.int64], best: Array, baseline: Array, gain: Gain) -> Path:
     figure, ((left, right),) = style.figure(1, 2, height=3.4, width_ratios=(1.4, 1))
-    for values in zip(baseline, best, strict=True):
-        left.plot((0, 1), values, color=style.GREY, linewidth=0.9, zorder=1)
-    for x, (role, values) in enumerate({"baseline": baseline, "best": best}.items()):
-        look = style.ROLES[role]
-        left.plot(
-            [x] * len(values),
-            values,
-            linestyle="",
-            marker=look["marker"],
-            color=look["color"],
-            markersize=6,
-        )
-        side = -0.16 if x == 0 else 0.16
-        left.errorbar(
-            x + side,
-            values.mean(),
-            values.std(ddof=1),
-            fmt="_",
-            color="black",
-            markersize=13,
-            capsize=4,
-        )
+    for pair in zip(baseline, best, strict=True):
+        left.plot((0, 1), pair, color=style.GREY, linewidth=0.9, zorder=1)
+    bar: dict[str, Any] = {"fmt": "_", "color": "black", "markersize": 13, "capsize": 4}
+    for x, side, role, values in ((0, -0.16, "baseline", baseline), (1, 0.16, "best", best)):
+        left.plot([x] * len(values), values, linestyle="", markersize=6, **_mark(role))
+        left.errorbar(x + side, values.mean(), values.std(ddof=1), **bar)
     left.set_xticks((0, 1), ("baseline", "best"))
-    left.set(xlim=(-0.4, 1.4), ylabel=f"{OBJECTIVE} (no unit; lower is better)")
-    left.set_title("each seed; mean and standard deviation beside")
+    left.set(xlim=(-0.4, 1.4), ylabel=f"{style.OBJECTIVE_LABEL} (lower is better)")
+    left.set_title("each seed, with mean and standard deviation")
     right.axvline(0, color="black", linewidth=0.9)
     right.plot(baseline - best, np.arange(len(seeds)), linestyle="", **_mark("best"))
     right.errorbar(gain.mean, -1, xerr=gain.margin, fmt="D", color="black", capsize=4, markersize=5)
@@ -231,7 +237,7 @@ def _draw(
     return style.save(figure, folder / "confirm.png")
 
 
-def _mark(role: str) -> dict:
+def _mark(role: str) -> dict[str, Any]:
     return {name: style.ROLES[role][name] for name in ("marker", "color")}
 
 

@@ -3,19 +3,25 @@
 python -m analysis.curves --out results/demo
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
+from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, results_option, tell
+from analysis.cli import command_line, print_section, results_option
+from analysis.results import Results
+from analysis.runs import Run
+from analysis.sections import Note, Picture, Section, Table
 
 QUANTITIES = {
-    "loss": ("loss", "val_loss", "loss (no unit; lower is better)"),
-    "mean_iou": ("mean_iou", "val_mean_iou", "mean IoU over the classes present (0 to 1)"),
+    "loss": ("loss", "val_loss", "loss (lower is better)"),
+    "mean_iou": ("mean_iou", "val_mean_iou", "mean IoU (higher is better)"),
 }
-"""Name of the figure -> the rows' name on the training split, on the validation split, and the axis' label."""
+"""Name of the figure -> column of the training split, column of the validation split, axis label."""
+
+MARKS = 15  # a curve has at most about as many markers
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -23,21 +29,20 @@ QUANTITIES = {
 @click.option(
     "--stopped",
     is_flag=True,
-    help="Draw the validation curves of the sweep's stopped runs faintly behind.",
+    help="Also draw the validation curves of the sweep's stopped runs, in light grey.",
 )
 def main(folder: Path, stopped: bool) -> None:
     """Draw training and validation loss, and mean IoU, against epochs: best run and baseline in one figure each.
 
     Writes OUT/curves_loss.png, OUT/curves_mean_iou.png and the drawn values as OUT/curves.csv.
     """
-    tell(make(Waist.open(folder), stopped))
+    print_section(make(Results.open(folder), stopped))
 
 
-def make(waist: Waist, stopped: bool = False) -> Section:
-    """The two figures and the values in them."""
-    roles = waist.roles()
-    behind = [run for run in waist.sweep.runs if run.outcome == "stopped"] if stopped else []
-    pictures = [_draw(waist, name, behind) for name in QUANTITIES]
+def make(results: Results, stopped: bool = False) -> Section:
+    """Both figures and the values in them. Raises UserError without a best run."""
+    roles = results.roles()
+    background = [run for run in results.sweep.runs if run.outcome == "stopped"] if stopped else []
     rows = [
         (role, run.id, split, name, int(epoch), float(value))
         for role, run in roles.items()
@@ -46,75 +51,63 @@ def make(waist: Waist, stopped: bool = False) -> Section:
         for epoch, value in zip(*run.series(metric), strict=True)
     ]
     table = Table(
-        waist.folder / "curves",
+        results.folder / "curves",
         "Learning curves",
         ("run", "id", "split", "quantity", "epoch", "value"),
         rows,
         formats=("csv",),
     )
-    flag = " --stopped" if stopped else ""
-    section = Section(
+    return Section(
         "Learning curves",
-        f"python -m analysis.curves --out {waist.folder}{flag}",
-        pictures=pictures,
+        command_line("curves", main, results, stopped=stopped),
+        _notes(roles),
+        [_draw(results, name, background) for name in QUANTITIES],
+        [table],
     )
-    section.notes.extend(_notes(roles))
-    table.write()
-    return section
 
 
-def _draw(waist: Waist, name: str, behind: list) -> Picture:
+def _draw(results: Results, name: str, background: Sequence[Run]) -> Picture:
     train, val, label = QUANTITIES[name]
     figure, ((axes,),) = style.figure(height=3.6)
-    for role, run in waist.roles().items():
-        look = style.ROLES[role]
-        epochs, values = run.series(val)
-        axes.plot(
-            epochs, values, label=f"{role}, validation", markevery=max(1, len(epochs) // 15), **look
-        )
-        axes.plot(
-            *run.series(train),
-            color=look["color"],
-            linestyle=":",
-            linewidth=1.3,
-            label=f"{role}, training",
-        )
-        epoch = run.best_epoch
-        for x, y in zip(epochs, values, strict=True):
-            if x == epoch:
-                axes.plot(
-                    x,
-                    y,
-                    marker=look["marker"],
-                    color=look["color"],
-                    markersize=10,
-                    markeredgecolor="black",
-                    linestyle="",
-                )
+    for role, run in results.roles().items():
+        _draw_run(axes, role, run, train, val)
     axes.autoscale_view()
-    axes.autoscale(False)  # what lies behind must not squeeze what the figure is about
-    for i, run in enumerate(behind):
-        look = {"color": style.GREY, "alpha": 0.5, "linewidth": 0.8, "marker": ".", "zorder": 0}
-        axes.plot(*run.series(val), label=None if i else "stopped runs, validation", **look)
+    axes.autoscale(False)  # the background must not change the scale
+    grey = {"color": style.GREY, "alpha": 0.5, "linewidth": 0.8, "marker": ".", "zorder": 0}
+    for i, run in enumerate(background):
+        axes.plot(*run.series(val), label=None if i else "stopped runs, validation", **grey)
     style.epochs_axis(axes)
     axes.set_ylabel(label)
     axes.legend(ncols=2)
-    described = "; ".join(f"{role} is {run}" for role, run in waist.roles().items())
-    named = label.split(" (")[0]
-    caption = f"{named[0].upper()}{named[1:]} against epochs; {described}. The large mark is the epoch of the kept weights."
-    return Picture(style.save(figure, waist.folder / f"curves_{name}.png"), caption)
+    described = "; ".join(f"{role} is {run}" for role, run in results.roles().items())
+    quantity = label.split(" (")[0]
+    caption = (
+        f"{quantity[0].upper()}{quantity[1:]} against epochs; {described}. The large mark is the epoch of the kept "
+        "weights. Training values are measured during the epoch, with dropout and while the weights change; "
+        "validation values after it. So training can look worse than validation."
+    )
+    return Picture(style.save(figure, results.folder / f"curves_{name}.png"), caption)
 
 
-def _notes(roles: dict) -> list[str]:
-    """What the eye would miss: runs without rows, and runs of different length."""
-    notes = [line for run in roles.values() for line in run.oddities()]
+def _draw_run(axes: Axes, role: str, run: Run, train: str, val: str) -> None:
+    look = style.ROLES[role]
+    epochs, values = run.series(val)
+    every = max(1, len(epochs) // MARKS)
+    axes.plot(epochs, values, label=f"{role}, validation", markevery=every, **look)
+    dotted = {"color": look["color"], "linestyle": ":", "linewidth": 1.3}
+    axes.plot(*run.series(train), label=f"{role}, training", **dotted)
+    large = {"marker": look["marker"], "markersize": 10, "markeredgecolor": "black"}
+    at_best = epochs == run.best_epoch
+    axes.plot(epochs[at_best], values[at_best], color=look["color"], linestyle="", **large)
+
+
+def _notes(roles: Mapping[str, Run]) -> list[Note]:
+    """What the figure does not show: problems of the data, and different numbers of epochs."""
+    notes = [Note(line) for run in roles.values() for line in run.data_problems()]
     lengths = {role: len(run.history) for role, run in roles.items()}
     if len(set(lengths.values())) > 1:
-        notes.append(
-            "The runs differ in length: "
-            + ", ".join(f"{role} {count} epochs" for role, count in lengths.items())
-            + "."
-        )
+        listed = ", ".join(f"{role} {count} epochs" for role, count in lengths.items())
+        notes.append(Note(f"The runs differ in length: {listed}."))
     return notes
 
 

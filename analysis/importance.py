@@ -1,18 +1,26 @@
 """How much of the objective's variance each hyperparameter explains: Optuna's fANOVA over the runs of a sweep."""
 
 import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
-from analysis.records import Run, Sweep
+from analysis.runs import Run, Sweep
 from segmentation.errors import UserError
 
-FEWEST = 10  # runs below which a forest over them says nothing
+MIN_RUNS = 10  # with fewer runs, the random forest of fANOVA depends mostly on chance
 SEED = 0
+LOG_RATIO = 10  # largest value / smallest value from which fANOVA sees a number on a log scale
 
 
 def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
-    """Hyperparameter -> share of variance, largest first; and the number of runs. UserError where there are too few.
+    """Hyperparameter -> fraction of the variance, largest first; and the number of runs.
 
-    Finished and stopped runs count, with the last objective each: a diverged run's worst value would explain all variance.
+    Finished and stopped runs count, each with its last objective. Runs that diverged do not: their worst value
+    would explain nearly all of the variance.
+
+    Raises:
+        UserError: There are too few runs, they do not differ, or Optuna is not installed.
     """
     used = [
         run
@@ -20,17 +28,25 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
         if run.outcome in ("finished", "stopped") and run.objective == run.objective
     ]
     names = [
-        name for name in sweep.varied() if len({str(run.config.get(name)) for run in used}) > 1
+        name
+        for name in sweep.varied()
+        if len({str(run.hyperparameters.get(name)) for run in used}) > 1
     ]
-    if len(used) < FEWEST or not names:
+    if len(used) < MIN_RUNS or not names:
         raise UserError(
-            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} of them are "
-            f"too few for fANOVA; it needs at least {FEWEST} runs and one hyperparameter"
+            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} "
+            f"hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} runs and one hyperparameter"
         )
     if len({run.objective for run in used}) == 1:
         raise UserError(
             "importance of the hyperparameters: all runs have the same objective, so nothing explains it"
         )
+    shares = _fanova(used, names)
+    ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    return {name: float(share) for name, share in ordered}, len(used)
+
+
+def _fanova(runs: Sequence[Run], names: Sequence[str]) -> dict[str, float]:
     try:
         import optuna
     except ImportError as error:
@@ -39,41 +55,33 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its modules announce that they are experimental
+        warnings.simplefilter("ignore")  # fANOVA warns that it is experimental
         study = optuna.create_study()
-        study.add_trials(_trials(optuna, used, names))
+        study.add_trials(_trials(optuna, runs, names))
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
-        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return dict(
-        sorted(
-            ((name, float(share)) for name, share in shares.items()),
-            key=lambda item: (-item[1], item[0]),
-        )
-    ), len(used)
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _trials(optuna, used: list[Run], names: list[str]) -> list:
-    distributions, values = {}, {}
+def _trials(optuna: ModuleType, runs: Sequence[Run], names: Sequence[str]) -> list[Any]:
+    """One optuna.trial.FrozenTrial per run."""
+    distributions: dict[str, Any] = {}
+    values: dict[str, list[Any]] = {}
     for name in names:
-        column = [run.config.get(name) for run in used]
-        numeric = all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in column
-        )
-        values[name] = [float(value) if numeric else str(value) for value in column]
-        low, high = min(values[name]), max(values[name])
-        if numeric:
-            distributions[name] = optuna.distributions.FloatDistribution(
-                low, high, log=low > 0 and high / low > 10
-            )
+        column = [run.hyperparameters.get(name) for run in runs]
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in column):
+            values[name] = [float(value) for value in column if value is not None]
+            low, high = min(values[name]), max(values[name])
+            log = low > 0 and high / low > LOG_RATIO
+            distributions[name] = optuna.distributions.FloatDistribution(low, high, log=log)
         else:
-            distributions[name] = optuna.distributions.CategoricalDistribution(
-                sorted(set(values[name]))
-            )
+            values[name] = [str(value) for value in column]
+            choices = sorted(set(values[name]))
+            distributions[name] = optuna.distributions.CategoricalDistribution(choices)
     return [
         optuna.trial.create_trial(
             params={name: values[name][i] for name in names},
             distributions=distributions,
             value=float(run.objective),
         )
-        for i, run in enumerate(used)
+        for i, run in enumerate(runs)
     ]

@@ -1,4 +1,4 @@
-"""Sections -> one HTML page that holds everything: no script, no font, no picture from elsewhere. Prints on A4."""
+"""The report as one HTML file, which needs no other file and no network. It prints on A4."""
 
 import base64
 import re
@@ -7,14 +7,20 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from analysis.sections import Picture, Section
+from analysis.sections import Note, Picture, Section
 
 TEMPLATE = Path(__file__).with_name("page.html")
-WARNING = "Warning: "
 
 
 def render(title: str, lead: str, key: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """The page, with the tables that are to be read; `key` are the few numbers at its top, label -> value."""
+    """The page as HTML text. Of the tables, those with a Markdown format are shown.
+
+    Args:
+        title: Title of the page.
+        lead: First sentence, under the title.
+        key: The few numbers at the top, label -> value.
+        sections: The parts of the report, in order.
+    """
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         lead=escape(lead),
@@ -53,10 +59,9 @@ def _section(section: Section) -> str:
     return "\n".join([*parts, "</section>"])
 
 
-def _note(note: str) -> str:
-    kind = "note warning" if note.startswith(WARNING) else "note"
-    words = note.removeprefix(WARNING)
-    return f'<p class="{kind}">{escape(words[:1].upper() + words[1:])}</p>'
+def _note(note: Note) -> str:
+    kind = "note warning" if note.warning else "note"
+    return f'<p class="{kind}">{escape(note.text[:1].upper() + note.text[1:])}</p>'
 
 
 def _figure(picture: Picture) -> str:

@@ -1,39 +1,57 @@
-"""The ten-image panel: image | truth | prediction of ten patches.
+"""The ten-image panel: image, truth and prediction of ten patches.
 
 python -m analysis.panel --out results/demo --data data/demo --which best
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from analysis import style
-from analysis.predictions import Evaluation, evaluate
-from analysis.records import Run
-from analysis.sections import Picture, Section, Table
-from analysis.waist import Waist, data_option, results_option, runs_option, tell
+from analysis.cli import (
+    checkpoints_option,
+    command_line,
+    data_option,
+    print_section,
+    results_option,
+)
+from analysis.evaluations import Evaluation
+from analysis.results import Results
+from analysis.runs import Run
+from analysis.sections import Cell, Note, Picture, Section, Table
 from segmentation import labels, metrics
 from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 COUNT = 10
-TRIVIAL = 0.4  # above this sum of squared class shares a patch is nearly one class: the published panels' rule
-BLOCKS = 2  # columns of image | truth | prediction, so that ten rows fit on one page
+TRIVIAL = 0.4
+"""A patch is trivial if the sum of its squared class shares is above this: nearly all of it is one class.
+
+The rule of the published panels.
+"""
+BLOCKS = 2  # columns of image, truth and prediction, so that ten rows fit on one page
 WHICH = ("best", "median", "worst", "random")
 TITLES = {
-    "best": "The ten most accurate patches that are not trivial",
+    "best": "The ten most accurate patches with several classes",
     "median": "The ten patches around the median accuracy",
     "worst": "The ten least accurate patches",
-    "random": "Ten patches drawn at random",
+    "random": "Ten random patches",
 }
+
+Confusions = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @click.command(context_settings={"max_content_width": 120})
 @results_option
 @data_option
-@runs_option
+@checkpoints_option
 @click.option(
     "--which",
     type=click.Choice(WHICH),
@@ -44,175 +62,173 @@ TITLES = {
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of --which random.")
-def main(folder: Path, data: Path, local: Path, which: str, split: str, seed: int) -> None:
-    """Show what the best run's weights see: ten patches as image, truth and prediction, in class colours.
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the draw of --which random."
+)
+def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, seed: int) -> None:
+    """Draw ten patches as image, truth and prediction of the best run, in class colours.
 
-    best: the ten most accurate patches that are not trivial, in order of increasing accuracy; a patch is trivial when the sum
-    of its squared class shares exceeds 0.4. median, worst: by accuracy among all patches, in increasing order. random: seeded.
-    Writes OUT/panel_WHICH.png, one PNG a patch in OUT/panel_WHICH/, and what they show as OUT/panel_WHICH.csv.
+    best: the ten most accurate patches that are not trivial, in order of increasing accuracy. A patch is trivial if
+    the sum of its squared class shares exceeds 0.4, so that nearly all of it is one class. median, worst: by accuracy
+    among all patches, in increasing order. random: drawn with --seed.
+    Writes OUT/panel_WHICH.png, one PNG per patch into OUT/panel_WHICH/, and their scores as OUT/panel_WHICH.csv.
     """
-    waist = Waist.open(folder)
-    tell(make(waist, data, local, which, split, seed))
-    singles(waist, data, local, which, split, seed)
-    click.echo(folder / f"panel_{which}")
+    results = Results.open(folder, data, checkpoints)
+    print_section(make(results, which, split, seed))
+    click.echo(write_singles(results, which, split, seed))
 
 
-def make(
-    waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0
-) -> Section:
-    """The panel and its table."""
-    run = waist.roles()["best"]
-    prepared = waist.data(data, run)
-    found = evaluate(waist, run, "best", split, data, local)
-    chosen = select(found.confusions, which, seed)
+def make(results: Results, which: str = "best", split: str = "val", seed: int = 0) -> Section:
+    """The panel and its table. Raises UserError if data or weights are missing, or no patch qualifies."""
+    evaluation = results.evaluation("best", split)
+    chosen = select(evaluation.confusions, which, seed)
     if not len(chosen):
         kind = "labelled and not trivial" if which == "best" else "labelled"
         raise UserError(f"no {split} patch is {kind}: no {which} panel")
-    file = waist.folder / f"panel_{which}.png"
-    rows = [_row(prepared, found, number, place) for number, place in enumerate(chosen, 1)]
-    caption = f"{TITLES[which]} of the {split} split, by the best weights of {run}: image, truth, prediction."
-    style.save(_draw(prepared, found, chosen), file)
+    file = results.folder / f"panel_{which}.png"
+    caption = f"{TITLES[which]} of the {split} split, by the best weights of {results.best}: image, truth, prediction."
+    style.save(_draw(results.prepared, evaluation, chosen), file)
     header = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
-    table = Table(file.with_suffix(""), caption, header, rows, formats=("csv",))
-    table.write()
-    command = f"python -m analysis.panel --out {waist.folder} --data {data} --which {which}"
-    command += f" --split {split}" * (split != "val") + f" --seed {seed}" * (
-        which == "random" and seed != 0
-    )
-    short = [f"Only {len(chosen)} patches qualify."] if len(chosen) < COUNT else []
+    rows = [
+        _row(results.prepared, evaluation, number, i) for number, i in enumerate(chosen.tolist(), 1)
+    ]
+    used_seed = seed if which == "random" else None
+    notes = [Note(f"Only {len(chosen)} patches qualify.")] if len(chosen) < COUNT else []
+    if which == "best":
+        notes += _reproduction_note(results.best, split, evaluation)
     return Section(
         TITLES[which],
-        command,
-        notes=short + (_notes(run, split, found) if which == "best" else []),
-        pictures=[Picture(file, caption)],
+        command_line("panel", main, results, which=which, split=split, seed=used_seed),
+        notes,
+        [Picture(file, caption)],
+        [Table(file.with_suffix(""), caption, header, rows, formats=("csv",))],
     )
 
 
-def singles(
-    waist: Waist, data: Path, local: Path, which: str = "best", split: str = "val", seed: int = 0
-) -> None:
-    """The panel's patches one by one, as panel_WHICH/01.png and so on."""
-    run = waist.roles()["best"]
-    prepared, found = waist.data(data, run), evaluate(waist, run, "best", split, data, local)
-    folder = waist.folder / f"panel_{which}"
+def write_singles(results: Results, which: str, split: str = "val", seed: int = 0) -> Path:
+    """Writes each patch of the panel as a PNG: panel_WHICH/01.png and so on. Returns the folder."""
+    evaluation = results.evaluation("best", split)
+    folder = results.folder / f"panel_{which}"
     for stale in folder.glob("*.png"):
         stale.unlink()
-    for number, place in enumerate(select(found.confusions, which, seed), 1):
-        style.save(_draw(prepared, found, [place], number), folder / f"{number:02d}.png")
+    for number, i in enumerate(select(evaluation.confusions, which, seed).tolist(), 1):
+        figure = _draw(results.prepared, evaluation, [i], number)
+        style.save(figure, folder / f"{number:02d}.png")
+    return folder
 
 
-def select(confusions: np.ndarray, which: str, seed: int = 0) -> np.ndarray:
-    """Places of at most COUNT patches, by their confusion matrices (n, classes, classes); see `main` for `which`.
+def select(confusions: Confusions, which: str, seed: int = 0) -> Indices:
+    """Indices of at most COUNT patches, in order of increasing accuracy, ties by index; `random`: by index.
 
-    Order is by increasing accuracy, ties by place, but for `random`, which keeps the set's order.
+    Args:
+        confusions: (n, classes, classes), one confusion matrix per patch.
+        which: One of WHICH; see `main`.
+        seed: Seed of `random`.
     """
     accuracy = np.array([metrics.accuracy(confusion) for confusion in confusions])
     ascending = np.argsort(accuracy, kind="stable")
-    ascending = ascending[
-        ~np.isnan(accuracy[ascending])
-    ]  # a patch without a labelled pixel has no accuracy
+    ascending = ascending[~np.isnan(accuracy[ascending])]  # NaN: no labelled pixel
     return SELECTIONS[which](ascending, confusions, seed)
 
 
-def is_trivial(confusions: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether the sum of the squared class shares of the truth exceeds TRIVIAL."""
+def is_trivial(confusions: Confusions) -> NDArray[np.bool_]:
+    """(n,) whether the sum of the squared class shares of a patch's truth exceeds TRIVIAL."""
     counts = confusions.sum(axis=2)
     with np.errstate(invalid="ignore"):
         shares = counts / counts.sum(axis=1, keepdims=True)
-    return (shares**2).sum(axis=1) > TRIVIAL
+    return np.asarray((shares**2).sum(axis=1) > TRIVIAL)
 
 
-def _middle(ascending: np.ndarray) -> np.ndarray:
+def _middle(ascending: Indices) -> Indices:
     start = max(0, (len(ascending) - COUNT) // 2)
     return ascending[start : start + COUNT]
 
 
-def _drawn(ascending: np.ndarray, seed: int) -> np.ndarray:
+def _random(ascending: Indices, seed: int) -> Indices:
     random = np.random.default_rng(seed)
     return np.sort(random.choice(np.sort(ascending), min(COUNT, len(ascending)), replace=False))
 
 
-SELECTIONS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+SELECTIONS: dict[str, Callable[[Indices, Confusions, int], Indices]] = {
     "best": lambda ascending, confusions, seed: ascending[~is_trivial(confusions)[ascending]][
         -COUNT:
     ],
     "median": lambda ascending, confusions, seed: _middle(ascending),
     "worst": lambda ascending, confusions, seed: ascending[:COUNT],
-    "random": lambda ascending, confusions, seed: _drawn(ascending, seed),
+    "random": lambda ascending, confusions, seed: _random(ascending, seed),
 }
 
 
-def _row(prepared: PreparedSet, found: Evaluation, number: int, place: int) -> tuple:
-    where = prepared.patches[found.indices[place]]
-    confusion = found.confusions[place]
-    position = (int(where[name]) for name in ("tile", "part", "row", "column"))
+def _row(prepared: PreparedSet, evaluation: Evaluation, number: int, i: int) -> Sequence[Cell]:
+    """Number in the panel, position of the patch in the set, accuracy and mean IoU."""
+    patch = prepared.patches[evaluation.indices[i]]
+    confusion = evaluation.confusions[i]
+    position = (int(patch[name]) for name in ("tile", "part", "row", "column"))
     return (number, *position, metrics.accuracy(confusion), metrics.mean_iou(confusion))
 
 
-def _notes(run: Run, split: str, found: Evaluation) -> list[str]:
-    """Whether weights and data still give the accuracy that the run recorded."""
-    recorded = dict(zip(*run.series("val_accuracy"), strict=True)).get(run.best_epoch)
-    if split != "val" or recorded is None:
+def _reproduction_note(run: Run, split: str, evaluation: Evaluation) -> list[Note]:
+    """Whether weights and data still give the validation accuracy that the run logged."""
+    logged = dict(zip(*run.series("val_accuracy"), strict=True)).get(run.best_epoch)
+    if split != "val" or logged is None:
         return []
-    accuracy = metrics.accuracy(found.confusion)
-    verdict = "as recorded" if abs(accuracy - recorded) < 1e-3 else "the run recorded another"
-    return [
-        f"Validation accuracy computed again from the weights: {accuracy:.4f}; {verdict} ({recorded:.4f})."
-    ]
+    accuracy = metrics.accuracy(evaluation.confusion)
+    verdict = "as logged" if abs(accuracy - logged) < 1e-3 else "the run logged another"
+    text = f"Validation accuracy, computed again from the weights: {accuracy:.4f}; {verdict} ({logged:.4f})."
+    return [Note(text)]
 
 
-def _draw(prepared: PreparedSet, found: Evaluation, places: list[int] | np.ndarray, first: int = 1):
-    """The rows of the panel; a single one has no blocks."""
-    blocks = min(BLOCKS, len(places))
-    lines = -(-len(places) // blocks)
-    size = 8.0 / (3 * BLOCKS)
+def _draw(
+    prepared: PreparedSet, evaluation: Evaluation, chosen: Sequence[int] | Indices, first: int = 1
+) -> Figure:
+    """The figure of the chosen patches, numbered from `first`. A single patch has a smaller figure."""
+    blocks = min(BLOCKS, len(chosen))
+    lines = -(-len(chosen) // blocks)
+    size = style.WIDTH / (3 * BLOCKS)
     ratios = [1, 1, 1, *[0.12, 1, 1, 1] * (blocks - 1)]  # a narrow empty column between blocks
-    figure, grid = style.figure(
-        lines, len(ratios), height=lines * (size + 0.36) + 0.6, width_ratios=ratios
-    )
+    height = lines * (size + 0.36) + 0.6
+    figure, grid = style.figure(lines, len(ratios), height=height, width_ratios=ratios)
     if blocks == 1:
         figure.set_size_inches(3 * size * 1.4, size * 1.4 + 1.0)
-    ignored = False
     for axes in grid.flat:
         axes.axis("off")
-    for number, place in enumerate(places):
+    for number, i in enumerate(chosen):
         block, line = divmod(number, lines)
-        index = found.indices[place]
-        mask = prepared.masks[index]
-        ignored |= bool((mask == labels.IGNORE).any())
-        layers = (
-            prepared.images[index],
-            labels.decode(mask),
-            labels.decode(found.predictions[place]),
-        )
-        cells = grid[line, 4 * block : 4 * block + 3]
-        for axes, layer, word in zip(cells, layers, ("image", "truth", "prediction"), strict=True):
-            axes.imshow(layer)
-            axes.text(
-                0.5,
-                -0.03,
-                word,
-                transform=axes.transAxes,
-                ha="center",
-                va="top",
-                fontsize=7,
-                color="#444444",
-            )
-        _, tile, part, row, column, accuracy, mean_iou = _row(prepared, found, number, place)
-        cells[0].set_title(
-            f"{first + number} · tile {tile} part {part}, row {row} column {column}\n"
-            f"accuracy {accuracy:.3f} · mean IoU {mean_iou:.3f}",
-            fontsize=7.5,
-        )
-    figure.legend(
-        handles=style.class_legend(ignored),
-        loc="outside lower center",
-        ncols=7 if len(places) > 1 else 4,
-        fontsize=7.5,
-        handlelength=1.2,
-    )
+        row = _row(prepared, evaluation, first + number, int(i))
+        cells = list(grid[line, 4 * block : 4 * block + 3])
+        _draw_patch(cells, prepared, evaluation, int(i), row)
+    masks = (prepared.masks[evaluation.indices[i]] for i in chosen)
+    ignored = any((mask == labels.IGNORE).any() for mask in masks)
+    columns = 7 if len(chosen) > 1 else 4
+    look: dict[str, Any] = {"loc": "outside lower center", "fontsize": 7.5, "handlelength": 1.2}
+    figure.legend(handles=style.class_legend(ignored), ncols=columns, **look)
     return figure
+
+
+def _draw_patch(
+    cells: Sequence[Axes],
+    prepared: PreparedSet,
+    evaluation: Evaluation,
+    i: int,
+    row: Sequence[Cell],
+) -> None:
+    """Draws image, truth and prediction of one patch into three axes, with its position and scores."""
+    index = evaluation.indices[i]
+    layers = {
+        "image": prepared.images[index],
+        "truth": labels.decode(prepared.masks[index]),
+        "prediction": labels.decode(evaluation.predictions[i]),
+    }
+    look: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7, "color": "#444444"}
+    for axes, (name, layer) in zip(cells, layers.items(), strict=True):
+        axes.imshow(layer)
+        axes.text(0.5, -0.03, name, transform=axes.transAxes, **look)
+    number, tile, part, y, x, accuracy, mean_iou = row
+    cells[0].set_title(
+        f"{number} · tile {tile} part {part}, row {y} column {x}\n"
+        f"accuracy {accuracy:.3f} · mean IoU {mean_iou:.3f}",
+        fontsize=7.5,
+    )
 
 
 if __name__ == "__main__":

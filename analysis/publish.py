@@ -1,24 +1,33 @@
-"""The report's sections as a W&B Report, and a saved workspace on the sweep's runs. Needs the extra `report`.
+"""Publishes the report as a W&B Report, and a saved workspace of the sweep's runs. Needs the extra `report`.
 
-The figures are logged once more as pictures of a run, `report-<sweep id>`, for a W&B Report shows no local files; around them
-stand W&B's own live panels of the same quantities. Published again, report, workspace and run are replaced, not multiplied.
+A W&B Report cannot show local files, so the figures are also logged as pictures of a run, `report-<sweep id>`. The
+report shows them beside W&B's own live panels. Publishing again replaces report, workspace and run.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from analysis.runs import split_path
+from analysis.reader import split_path
+from analysis.results import Results
 from analysis.sections import Section
-from analysis.waist import Waist
+from analysis.weights import make_cache
 from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
-FILE = "published.json"
+FILE = "published.json"  # in the cache: report and workspace that the next publication replaces
+ROW = 24  # columns of a W&B panel grid
+PANEL_HEIGHT = 8  # rows
 
 
-def publish(waist: Waist, title: str, sections: list[Section]) -> Iterator[str]:
-    """Make both, and yield a line with the address of each. UserError where W&B cannot be reached or refuses."""
+def publish(results: Results, title: str, sections: Sequence[Section]) -> Iterator[str]:
+    """Publishes report and workspace, and yields one line with the address of each.
+
+    Raises:
+        UserError: wandb-workspaces is not installed, or W&B cannot be reached or refuses.
+    """
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
@@ -26,37 +35,42 @@ def publish(waist: Waist, title: str, sections: list[Section]) -> Iterator[str]:
         raise UserError(
             f"--publish needs wandb-workspaces ({error}): pip install 'aerial-sweeps[report]'"
         ) from error
-    from segmentation import tracking  # W&B's client, and with it a second
+    from segmentation import tracking  # imports W&B's client, which takes a second
 
-    entity, project, sweep_id = split_path(waist.sweep.path)
-    known = _known(waist.cache / FILE)
+    entity, project, sweep_id = split_path(results.sweep.path)
+    known = _known(results.cache / FILE)
     try:
         pictures = {
             picture.file.stem: picture.file for section in sections for picture in section.pictures
         }
         run = tracking.log_figures(entity, project, f"report-{sweep_id}", pictures)
         report = reports.Report(
-            entity=entity, project=project, title=title, description=waist.choice["statement"]
+            entity=entity, project=project, title=title, description=results.choice.statement
         )
         report.id = known.get("report", "")
         report.blocks = [
-            block for section in sections for block in _blocks(reports, waist, section, run)
+            block for section in sections for block in _blocks(reports, results, section, run)
         ]
         report.save()
-        workspace = _workspace(workspaces, reports, waist, title, known.get("workspace"))
+        workspace = _workspace(workspaces, reports, results, title, known.get("workspace"))
         workspace.save()
     except Exception as error:  # the client's errors share no base class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"not published: {reason[:300]}; {waist.folder}/report.html is whole"
+            f"not published: {reason[:300]}; {results.folder}/report.html is complete"
         ) from error
-    (waist.cache / FILE).write_text(json.dumps({"report": report.id, "workspace": workspace.url}))
+    make_cache(results.cache)
+    (results.cache / FILE).write_text(json.dumps({"report": report.id, "workspace": workspace.url}))
     yield f"W&B Report: {report.url}"
     yield f"workspace:  {workspace.url}"
 
 
-def _known(file: Path) -> dict:
-    """The report and workspace that were published before, to be replaced. Raises UserError if the file is damaged."""
+def _known(file: Path) -> dict[str, str]:
+    """The id of the report and the address of the workspace that were published before, by name.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     if not file.is_file():
         return {}
     try:
@@ -67,12 +81,12 @@ def _known(file: Path) -> dict:
         ) from error
 
 
-def _blocks(reports, waist: Waist, section: Section, run: str) -> Iterator:
-    """One section as blocks of a W&B Report: its words, figures, live panels and tables."""
-    entity, project, sweep_id = split_path(waist.sweep.path)
+def _blocks(reports: ModuleType, results: Results, section: Section, run: str) -> Iterator[Any]:
+    """One section as blocks of a W&B Report: its notes, figures, live panels and tables."""
+    entity, project, sweep_id = split_path(results.sweep.path)
     yield reports.H1(section.title)
     if section.notes:
-        yield reports.UnorderedList(items=list(section.notes))
+        yield reports.UnorderedList(items=list(map(str, section.notes)))
     if section.pictures:
         figures = reports.Runset(
             entity=entity, project=project, name="figures", filters=f"ID == '{run}'"
@@ -81,7 +95,7 @@ def _blocks(reports, waist: Waist, section: Section, run: str) -> Iterator:
             reports.MediaBrowser(
                 title=picture.caption,
                 media_keys=[f"figures/{picture.file.stem}"],
-                layout=_place(reports, i, 24),
+                layout=_place(reports, i, ROW),
             )
             for i, picture in enumerate(section.pictures)
         ]
@@ -89,9 +103,12 @@ def _blocks(reports, waist: Waist, section: Section, run: str) -> Iterator:
     panels = PANELS.get(section.title)
     if panels:
         mine = reports.Runset(
-            entity=entity, project=project, name=str(waist.sweep), filters=f"Sweep == '{sweep_id}'"
+            entity=entity,
+            project=project,
+            name=str(results.sweep),
+            filters=f"Sweep == '{sweep_id}'",
         )
-        yield reports.PanelGrid(runsets=[mine], panels=panels(reports, waist))
+        yield reports.PanelGrid(runsets=[mine], panels=panels(reports, results))
     for table in section.tables:
         if "md" in table.formats:
             yield reports.MarkdownBlock(table.markdown())
@@ -101,29 +118,31 @@ def _blocks(reports, waist: Waist, section: Section, run: str) -> Iterator:
         yield reports.P(["Made by ", reports.InlineCode(section.command)])
 
 
-def _workspace(workspaces, reports, waist: Waist, title: str, known: str | None):
-    """A saved view on the sweep's runs: the best and the baseline pinned, every live panel of the report."""
-    entity, project, sweep_id = split_path(waist.sweep.path)
+def _workspace(
+    workspaces: ModuleType, reports: ModuleType, results: Results, title: str, known: str | None
+) -> Any:
+    """A saved view of the sweep's runs with all live panels of the report; `known` is the address to replace."""
+    entity, project, sweep_id = split_path(results.sweep.path)
     workspace = (
         workspaces.Workspace.from_url(known)
         if known
         else workspaces.Workspace(entity=entity, project=project, name=title)
     )
     workspace.sections = [
-        workspaces.Section(name=name, panels=panels(reports, waist), is_open=True)
+        workspaces.Section(name=name, panels=panels(reports, results), is_open=True)
         for name, panels in PANELS.items()
     ]
     workspace.runset_settings = workspaces.RunsetSettings(
         filters=f"Sweep == '{sweep_id}'",
         pinned_columns=[
             f"summary:{OBJECTIVE}",
-            *(f"config:{name}" for name in waist.sweep.varied()),
+            *(f"config:{name}" for name in results.sweep.varied()),
         ],
     )
     return workspace
 
 
-def _learning(reports, waist: Waist) -> list:
+def _learning(reports: ModuleType, results: Results) -> list[Any]:
     pairs = (("loss", "val_loss"), ("mean_iou", "val_mean_iou"))
     return [
         reports.LinePlot(title=val, x="epoch", y=[train, val], layout=_place(reports, i))
@@ -131,12 +150,12 @@ def _learning(reports, waist: Waist) -> list:
     ]
 
 
-def _search(reports, waist: Waist) -> list:
-    names = waist.sweep.varied()
+def _search(reports: ModuleType, results: Results) -> list[Any]:
+    names = results.sweep.varied()
     columns = [reports.ParallelCoordinatesPlotColumn(metric=reports.Config(name)) for name in names]
     columns.append(reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric(OBJECTIVE)))
     panels = [
-        reports.ParallelCoordinatesPlot(columns=columns, layout=_place(reports, 0, 24)),
+        reports.ParallelCoordinatesPlot(columns=columns, layout=_place(reports, 0, ROW)),
         reports.ParameterImportancePlot(with_respect_to=OBJECTIVE, layout=_place(reports, 2)),
     ]
     panels += [
@@ -155,7 +174,8 @@ PANELS = {"Learning curves": _learning, "The search": _search}
 """Title of a section -> W&B's live panels of the same quantities."""
 
 
-def _place(reports, number: int, width: int = 12):
-    """The number-th of panels in rows of 24 columns."""
-    across = 24 // width
-    return reports.Layout(x=width * (number % across), y=8 * (number // across), w=width, h=8)
+def _place(reports: ModuleType, number: int, width: int = ROW // 2) -> Any:
+    """The layout of panel `number` (from 0) in a grid of panels `width` columns wide."""
+    across = ROW // width
+    x, y = width * (number % across), PANEL_HEIGHT * (number // across)
+    return reports.Layout(x=x, y=y, w=width, h=PANEL_HEIGHT)

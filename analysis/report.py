@@ -1,10 +1,11 @@
-"""Everything that there is to tell of a sweep, on one page.
+"""Makes all figures and tables of a sweep, and one HTML page that shows them.
 
 python -m analysis.report entity/project/sweep_id --out results/demo --data data/demo
 """
 
-import shlex
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,14 +18,19 @@ from analysis import (
     panel,
     precision_recall,
     predict,
-    runs,
     style,
     sweep,
 )
-from analysis.records import Sweep
-from analysis.sections import Picture, Section, Table, value_text
-from analysis.waist import Waist, data_option, refresh_option, results_option, runs_option
-from segmentation.config import OBJECTIVE
+from analysis.cli import (
+    checkpoints_option,
+    command_line,
+    data_option,
+    refresh_option,
+    results_option,
+)
+from analysis.results import Results, load_sweep
+from analysis.sections import Note, Picture, Section, Table, value_text
+from segmentation.errors import UserError
 
 PAGE = "report.html"
 
@@ -33,7 +39,7 @@ PAGE = "report.html"
 @click.argument("sweep_path", metavar="SWEEP")
 @results_option
 @data_option
-@runs_option
+@checkpoints_option
 @click.option(
     "--compare",
     multiple=True,
@@ -44,7 +50,7 @@ PAGE = "report.html"
     "--confirm",
     "confirmation",
     metavar="SWEEP",
-    help="The sweep of sweeps/confirm.yaml: best and baseline by seed.",
+    help="A sweep of sweeps/confirm.yaml: best configuration and baseline with several seeds.",
 )
 @click.option(
     "--image",
@@ -53,71 +59,105 @@ PAGE = "report.html"
     type=click.Path(path_type=Path),
     help="A whole image to predict; repeatable.",
 )
-@click.option("--publish", is_flag=True, help="Also make a W&B Report and a saved workspace of it.")
+@click.option("--publish", is_flag=True, help="Also publish a W&B Report and a saved workspace.")
 @refresh_option
-def main(sweep_path, folder, data, local, compare, confirmation, images, publish, refresh) -> None:
-    """Make every figure and table of SWEEP (entity/project/sweep_id), and OUT/report.html, one page that holds them all.
+def main(
+    sweep_path: str,
+    folder: Path,
+    data: Path,
+    checkpoints: Path,
+    compare: tuple[str, ...],
+    confirmation: str | None,
+    images: tuple[Path, ...],
+    publish: bool,
+    refresh: bool,
+) -> None:
+    """Make every figure and table of SWEEP (entity/project/sweep_id), and OUT/report.html, a page that shows them all.
 
-    Works while the sweep still runs, and again without a network from OUT/cache. What cannot be made is told in its place.
+    Works while the sweep still runs. Once all of its runs have ended, OUT/sweep.json holds the sweep, and no network
+    is needed any more. A part that cannot be made is replaced by the reason.
     """
-    found = runs.load(sweep_path, folder / "cache", refresh, click.echo)
+    found = load_sweep(sweep_path, folder, refresh, click.echo)
     best_run.write(found, folder)
-    waist, page_title = Waist.open(folder), f"Sweep {found}"
-    sections = [_overview(waist)]
+    results, page_title = Results.open(folder, data, checkpoints), f"Sweep {found}"
 
-    def attempt(title: str, make: Callable[[], Section]) -> None:
-        click.echo(f"{title} ...")
-        try:
-            section = make()
-            section.files()
-        except Exception as error:  # whatever is wrong with one part, the others are still made
-            reason = " ".join(str(error).split()) or type(error).__name__
-            click.echo(f"  not made: {reason}", err=True)
-            section = Section(title, notes=[f"{page.WARNING}{reason}"])
-        sections.append(section)
+    def search() -> Section:
+        others = [results.load_other(path, refresh, click.echo) for path in compare]
+        return sweep.make(results, others)
 
-    def load(path: str) -> Sweep:
-        return runs.load(path, waist.cache, refresh, click.echo)
-
+    parts: list[tuple[str, Callable[[], Section]]] = []
     if confirmation:
-        attempt("What the search bought", lambda: confirm.make(waist, load(confirmation)))
-    attempt("Learning curves", lambda: curves.make(waist))
-    attempt("Precision and recall", lambda: precision_recall.make(waist, data, local))
-    for which in panel.WHICH:
-        attempt(panel.TITLES[which], lambda which=which: _panel(waist, data, local, which))
+        parts.append(("Is the gain real?", partial(_confirmation, results, confirmation, refresh)))
+    parts.append(("Learning curves", partial(curves.make, results)))
+    parts.append(("Precision and recall", partial(precision_recall.make, results)))
+    parts += [(panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH]
     if images:
-        attempt("Whole images", lambda: _whole_images(waist, images, local))
-    attempt("The search", lambda: sweep.make(waist, _loaded(compare, load)))
-    command = _command(sweep_path, folder, data, compare, confirmation, images)
-    sections.append(_provenance(waist, command))
-    file = folder / PAGE
-    file.write_text(
-        page.render(page_title, waist.choice["statement"], _key(waist), sections), encoding="utf-8"
+        parts.append(("Whole images", partial(_whole_images, results, images)))
+    parts.append(("The search", search))
+
+    command = command_line(
+        "report",
+        main,
+        results,
+        sweep_path=sweep_path,
+        compare=compare,
+        confirmation=confirmation,
+        images=images,
     )
+    sections = [
+        _overview(results),
+        *(_attempt(title, make) for title, make in parts),
+        _provenance(results, command),
+    ]
+    for section in (sections[0], sections[-1]):
+        section.write()
+    file = folder / PAGE
+    html = page.render(page_title, results.choice.statement, _key(results), sections)
+    file.write_text(html, encoding="utf-8")
     click.echo(f"report: {file}")
     if publish:
         from analysis import publish as publishing  # needs the extra `report`
 
-        for line in publishing.publish(waist, page_title, sections):
+        for line in publishing.publish(results, page_title, sections):
             click.echo(line)
 
 
-def _panel(waist: Waist, data: Path, local: Path, which: str) -> Section:
-    """A panel; the best one's patches also one by one, which for the others is left to the command."""
-    section = panel.make(waist, data, local, which)
+def _attempt(title: str, make: Callable[[], Section]) -> Section:
+    """The section that `make` returns, its tables written; a section with the reason if that fails."""
+    click.echo(f"{title} ...")
+    try:
+        section = make()
+        section.write()
+        return section
+    except UserError as error:
+        reason = error.message
+    except Exception as error:  # a bug in one part must not stop the others
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        click.echo(traceback.format_exc(), err=True)
+    click.echo(f"  not made: {reason}", err=True)
+    return Section(title, notes=[Note(reason, warning=True)])
+
+
+def _confirmation(results: Results, path: str, refresh: bool) -> Section:
+    return confirm.make(results, results.load_other(path, refresh, click.echo))
+
+
+def _panel(results: Results, which: str) -> Section:
+    """A panel. The patches of the best one are also written one by one."""
+    section = panel.make(results, which)
     if which == "best":
-        panel.singles(waist, data, local, which)
+        panel.write_singles(results, which)
     return section
 
 
-def _overview(waist: Waist) -> Section:
-    """The choice in words, and the two configurations side by side."""
-    notes = best_run.lines(waist.choice)[1:]
-    best, baseline = waist.choice["best"], waist.choice["baseline"]
-    if not best:
-        return Section("The choice", notes=[f"{page.WARNING}{waist.choice['statement']}.", *notes])
-    searched = set(waist.sweep.varied())
-    other = (baseline or {}).get("config", {})
+def _overview(results: Results) -> Section:
+    """The choice, and a table of both configurations."""
+    choice, notes = results.choice, best_run.notes(results.choice)
+    if not choice.best:
+        missing = Note(f"{choice.statement}.", warning=True)
+        return Section("The choice", notes=[missing, *notes])
+    searched = set(results.sweep.varied())
+    other = choice.baseline.config if choice.baseline else {}
     rows = [
         (
             name,
@@ -125,110 +165,83 @@ def _overview(waist: Waist) -> Section:
             value_text(other[name]) if name in other else None,
             "searched" if name in searched else "",
         )
-        for name, value in best["config"].items()
+        for name, value in choice.best.config.items()
     ]
-    table = Table(
-        waist.folder / "configuration",
-        "Configurations",
-        ("hyperparameter", "best", "baseline", ""),
-        rows,
-    )
-    table.write()
-    return Section("The choice", _best_run_command(waist), notes, tables=[table])
+    header = ("hyperparameter", "best", "baseline", "")
+    table = Table(results.folder / "configuration", "Configurations", header, rows)
+    command = command_line("best_run", best_run.main, results, sweep=results.sweep.path)
+    return Section("The choice", command, notes, tables=[table])
 
 
-def _key(waist: Waist) -> dict[str, str]:
-    best, baseline, counts = waist.choice["best"], waist.choice["baseline"], waist.choice["counts"]
-    key = {
-        f"runs: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}": str(
-            len(waist.sweep.runs)
-        )
-    }
-    if best:
-        key[f"{OBJECTIVE}, best run"] = f"{best[OBJECTIVE]:.4f}"
-    if best and baseline and baseline["id"] != best["id"]:
-        key[f"{OBJECTIVE}, baseline"] = f"{baseline[OBJECTIVE]:.4f}"
-        key["gain"] = f"{baseline[OBJECTIVE] - best[OBJECTIVE]:+.4f}"
+def _key(results: Results) -> dict[str, str]:
+    """Label -> value of the few numbers at the top of the page."""
+    choice, objective = results.choice, style.OBJECTIVE_LABEL
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in choice.counts.items())
+    key = {f"runs: {counts}": str(len(results.sweep.runs))}
+    if choice.best:
+        key[f"{objective}, best run"] = f"{choice.best.objective:.4f}"
+    if choice.gain is not None and choice.baseline:
+        key[f"{objective}, baseline"] = f"{choice.baseline.objective:.4f}"
+        key["gain: baseline minus best"] = f"{choice.gain:+.4f}"
     return key
 
 
-def _provenance(waist: Waist, command: str) -> Section:
-    """Where every number comes from: code, data, runs, and how to make the page again."""
-    roles = {role: waist.choice[role] for role in ("best", "baseline") if waist.choice[role]}
+def _provenance(results: Results, command: str) -> Section:
+    """Where every number comes from: runs, code and data, and the command that makes the page again."""
+    roles = results.choice.roles()
     facts = {
-        "run": lambda run: run["id"],
-        "commit (+ changed since)": lambda run: run["commit"],
-        "device": lambda run: run["device"],
-        "arithmetic": lambda run: run["precision"],
-        "data checksum": lambda run: run["data_checksum"],
-        "data options": lambda run: ", ".join(
-            f"{name} {value}" for name, value in run["data_options"].items()
-        ),
-        "best epoch": lambda run: run["best_epoch"],
+        "run": [run.id for run in roles.values()],
+        "commit (+ if changed since)": [run.commit for run in roles.values()],
+        "device": [run.device for run in roles.values()],
+        "number format": [run.precision for run in roles.values()],
+        "data checksum": [run.data_checksum for run in roles.values()],
+        "data options": [
+            ", ".join(f"{name} {value}" for name, value in run.data_options.items())
+            for run in roles.values()
+        ],
+        "best epoch": [str(run.best_epoch) for run in roles.values()],
     }
-    rows = [(fact, *(str(read(run)) for run in roles.values())) for fact, read in facts.items()]
-    tables = (
-        [Table(waist.folder / "provenance", "Provenance of the runs", ("", *roles), rows)]
-        if roles
-        else []
-    )
-    links = {f"sweep {waist.sweep}": waist.sweep.url} | {
-        f"run {run['name']} ({role})": run["url"] for role, run in roles.items()
-    }
-    for table in tables:
-        table.write()
-    return Section("Provenance", command, tables=tables, links=links)
+    rows = [(fact, *values) for fact, values in facts.items()]
+    file = results.folder / "provenance"
+    tables = [Table(file, "Provenance of the runs", ("", *roles), rows)] if roles else []
+    links = {f"sweep {results.sweep}": results.sweep.url}
+    links |= {f"run {run.name} ({role})": run.url for role, run in roles.items()}
+    notes = [best_run.wandb_note(results.choice)]
+    return Section("Provenance", command, notes, tables=tables, links=links)
 
 
-def _whole_images(waist: Waist, images: tuple[Path, ...], local: Path) -> Section:
-    """Whole images through the best weights: image, classes and overlay side by side."""
-    file, scale = predict.find_weights(str(waist.folder), "best", waist.folder, local)
-    answer, size = predict.answering(file)
-    folder = waist.folder / "whole"
-    pictures, notes = [], []
+def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
+    """Whole images, predicted with the best weights: image, classes and overlay side by side."""
+    model, size = predict.open_model(results.weights("best"))
+    scale = predict.scale_of(results.best)
+    folder = results.folder / "whole"
+    pictures = []
     for path, name in zip(images, predict.names(images), strict=True):
         image = predict.read(path)
-        section = predict.make(image, name, folder, size, answer, scale)
-        section.files()
-        figure, (row,) = style.figure(
-            1, 3, height=2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7
-        )
-        layers = {"image": image, "prediction": predict.read(folder / f"{name}_mask.png")}
-        layers["overlay"] = predict.read(folder / f"{name}_overlay.png")
-        for axes, (word, layer) in zip(row, layers.items(), strict=True):
+        section = predict.make(image, name, folder, size, model, scale)
+        layers = {
+            "image": image,
+            "prediction": predict.read(folder / f"{name}_mask.png"),
+            "overlay": predict.read(folder / f"{name}_overlay.png"),
+        }
+        height = 2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7
+        figure, (row,) = style.figure(1, len(layers), height=height)
+        for axes, (title, layer) in zip(row, layers.items(), strict=True):
             axes.imshow(layer)
             axes.axis("off")
-            axes.set_title(word)
+            axes.set_title(title)
         figure.legend(handles=style.class_legend(), loc="outside lower center", ncols=6, fontsize=8)
-        pictures.append(Picture(style.save(figure, folder / f"{name}.png"), section.notes[0]))
-    quoted = " ".join(shlex.quote(str(path)) for path in images)
-    command = f"python -m analysis.predict {quoted} --weights {waist.folder} --out {folder}"
-    return Section("Whole images", command, notes, pictures)
-
-
-def _loaded(paths: tuple[str, ...], load: Callable[[str], Sweep]) -> list[Sweep]:
-    return [load(path) for path in paths]
-
-
-def _best_run_command(waist: Waist) -> str:
-    return f"python -m analysis.best_run {waist.sweep.path} --out {waist.folder}"
-
-
-def _command(sweep_path, folder, data, compare, confirmation, images) -> str:
-    words = [
-        "python",
-        "-m",
-        "analysis.report",
-        sweep_path,
-        "--out",
-        str(folder),
-        "--data",
-        str(data),
-    ]
-    words += [word for path in compare for word in ("--compare", path)]
-    words += ["--confirm", confirmation] if confirmation else []
-    words += [word for path in images for word in ("--image", str(path))]
-    return shlex.join(words)
+        file = style.save(figure, folder / f"{name}.png")
+        pictures.append(Picture(file, section.notes[0].text))
+    command = command_line(
+        "predict",
+        predict.main,
+        results,
+        images=images,
+        source=str(results.folder),
+        folder=folder,
+    )
+    return Section("Whole images", command, pictures=pictures)
 
 
 if __name__ == "__main__":

@@ -1,262 +1,272 @@
-"""READS from W&B: the only file here that imports wandb. What was read once lies in a cache; all else works from there alone.
-
-A cache is a folder: `sweeps/<entity>.<project>.<id>.json` with every run's configuration, summary and whole history, and
-`models/<run id>/<role>.keras`. W&B is asked for what is not there, and again for a sweep that still had a run going.
-"""
+"""Runs and sweeps as plain data, as a results folder stores them. Nothing here uses the network."""
 
 import json
 import math
-import tempfile
-import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
-from urllib.parse import urlparse
 
-from analysis.records import Run, Sweep
+import numpy as np
+from numpy.typing import NDArray
+
+from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, OBJECTIVE, STATUSES, Config
 from segmentation.errors import UserError
 
-Say = Callable[[str], None]
-READERS = 8  # runs read at once: each is a few small requests
+OTHER_KEYS = (*NOT_HYPERPARAMETERS, "configuration", "_wandb")
+"""Keys of a run's W&B config that are no hyperparameters."""
+
+NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")
+"""Runs that differ in nothing but these repeat one configuration."""
+
+LIVE_STATES = ("running", "pending", "preempting", "queued")
+OUTCOMES = (*STATUSES, "failed", "running")
+"""How a run ended, in the order of reports: the status that train.py wrote, else W&B's own state."""
+
+Scalar = str | int | float
+Row = dict[str, Scalar]
 
 
-def split_path(path: str, kind: str = "sweep") -> tuple[str, str, str]:
-    """("entity", "project", "id") of a path, or of the address of a page that W&B prints. UserError for anything else."""
-    words = [word for word in urlparse(path.strip()).path.split("/") if word]
-    marks = [place for place, word in enumerate(words) if word in ("sweeps", "runs", "artifacts")]
-    if (
-        marks and 2 <= marks[0] < len(words) - 1
-    ):  # .../ENTITY/PROJECT/sweeps/ID, behind any prefix and before any tab
-        return words[marks[0] - 2], words[marks[0] - 1], words[marks[0] + 1]
-    if len(words) != 3 or "://" in path:
-        raise UserError(
-            f"{path!r} names no {kind}; write it as entity/project/{kind}_id, or paste the address of its page"
-        )
-    return words[0], words[1], words[2]
-
-
-def load(path: str, cache: Path, refresh: bool = False, say: Say = print) -> Sweep:
-    """The sweep, from the cache where it is whole there, else from W&B; `say` gets a line with which.
-
-    Raises UserError where neither has it.
-    """
-    words = split_path(path)
-    file = cache / "sweeps" / f"{'.'.join(words)}.json"
-    known = _cached(file)
-    if known and not refresh and not any(run.outcome == "running" for run in known.runs):
-        say(f"{known.path}: {len(known.runs)} runs from {file}; --refresh reads W&B again")
-        return known
+def as_number(value: object) -> float:
+    """`value` as a float; NaN if it is no number. W&B stores NaN and infinities as strings."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
     try:
-        record = _read_sweep(_client(), "/".join(words))
-    except UserError as error:
-        if not known:
-            raise
-        say(f"{known.path}: as read before, from {file}, for {error}")
-        return known
-    _keep(file, json.dumps(record, indent=1).encode(), cache)
-    say(f"{record['path']}: {len(record['runs'])} runs read, kept in {file}")
-    return Sweep.from_json(record)
+        return float(value)
+    except ValueError:
+        return math.nan
 
 
-def _cached(file: Path) -> Sweep | None:
-    """The sweep in a file of the cache, or None where there is no file. Raises UserError if the file is damaged."""
-    if not file.is_file():
+def known_fields(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `record` that `cls` has fields for, so that files of other versions can be read."""
+    return {spec.name: record[spec.name] for spec in fields(cls) if spec.name in record}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as W&B stores it: `history` has one row per epoch, `problem` says what could not be read."""
+
+    id: str
+    name: str = ""
+    state: str = "finished"
+    url: str = ""
+    created: str = ""
+    tags: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: Row = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    problem: str = ""
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Run":
+        """The run in a JSON object. Raises KeyError, TypeError or ValueError if it is damaged."""
+        if not all(isinstance(row, dict) for row in record.get("history", [])):
+            raise ValueError(f"a row of run {record['id']} is not an object")
+        values = {"tags": tuple(record["tags"]), "config": dict(record["config"])}
+        return cls(**known_fields(cls, record) | values)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})" if self.name and self.name != self.id else self.id
+
+    @property
+    def outcome(self) -> str:
+        """How the run ended: one of OUTCOMES."""
+        status = self.summary.get("status")
+        if self.state in LIVE_STATES:
+            return "running"
+        if isinstance(status, str) and status in STATUSES:
+            return status
+        return "finished" if self.state == "finished" else "failed"
+
+    @property
+    def objective(self) -> float:
+        """The last finite value of the objective in the history, else in the summary; NaN if there is none."""
+        values = self.series(OBJECTIVE)[1]
+        return float(values[-1]) if len(values) else as_number(self.summary.get(OBJECTIVE))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the lowest validation loss. The `best` weights are those after it."""
+        epochs, losses = self.series("val_loss")
+        return int(epochs[losses.argmin()]) if len(losses) else None
+
+    @cached_property
+    def settings(self) -> Config | None:
+        """The run's hyperparameters as a Config; None if this project's Config refuses them."""
+        try:
+            return Config.from_mapping(self._raw_hyperparameters)
+        except UserError:
+            return None
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Name -> value in the order of Config's fields. Runs of other projects: as stored, by name."""
+        if self._raw_hyperparameters and self.settings:
+            return asdict(self.settings)
+        return self._raw_hyperparameters
+
+    @property
+    def _raw_hyperparameters(self) -> dict[str, Any]:
+        names = [spec.name for spec in fields(Config)]
+        order = {name: position for position, name in enumerate(names)}
+        found = set(self.config) - set(OTHER_KEYS)
+        ordered = sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        return {name: self.config[name] for name in ordered}
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the run has the published values, or the tag `baseline`."""
+        return "baseline" in self.tags or BASELINE.items() <= self.hyperparameters.items()
+
+    def same_task(self, other: "Run") -> bool:
+        """Whether both objectives mean the same: the same prepared set and the same loss function."""
+        tasks = [(r.data.get("checksum"), r.hyperparameters.get("loss")) for r in (self, other)]
+        return bool(tasks[0] == tasks[1])
+
+    def configuration_key(self, *without: str) -> str:
+        """The hyperparameters except those in `without`, as text: equal for equal configurations."""
+        compared = {name: v for name, v in self.hyperparameters.items() if name not in without}
+        return json.dumps(compared, sort_keys=True)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What train.py stored about the prepared set; empty for runs of other projects."""
+        return _mapping(self.config.get("data"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What train.py stored about commit, device and precision; empty for runs of other projects."""
+        return _mapping(self.config.get("environment"))
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The options that the run's prepared set was made with, by name."""
+        return dict(sorted(_mapping(self.data.get("options")).items()))
+
+    def series(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(epochs, values) of one metric, both (n,), by epoch. Rows without a finite value are left out."""
+        pairs = [
+            (as_number(row.get("epoch", row.get("_step"))), as_number(row.get(name)))
+            for row in self.history
+        ]
+        finite = sorted(pair for pair in pairs if all(map(math.isfinite, pair)))
+        epochs, values = zip(*finite, strict=True) if finite else ((), ())
+        return np.array(epochs, float), np.array(values, float)
+
+    def second_training_start(self) -> int | None:
+        """The first epoch that cannot belong to the same training as the rows before; None if all can.
+
+        One training logs the lowest validation loss so far. So its objective never rises, and is always the
+        validation loss of one of its rows. Rows without a validation loss are ignored: a run that fails in
+        its first epoch logs only the worst value.
+        """
+        lowest = previous = math.inf
+        for row in self.history:
+            loss, objective = as_number(row.get("val_loss")), as_number(row.get(OBJECTIVE))
+            if not (math.isfinite(loss) and math.isfinite(objective)):
+                continue
+            lowest = min(lowest, loss)
+            if objective > previous or objective < lowest - 1e-6 * abs(lowest):
+                return int(as_number(row.get("epoch", row.get("_step"))))
+            previous = objective
         return None
-    try:
-        return Sweep.from_json(json.loads(file.read_text()))
-    except (ValueError, TypeError, KeyError) as error:  # JSON of any other shape
-        raise UserError(
-            f"{file} is damaged ({error!r}); remove it, and the sweep is read from W&B again"
-        ) from error
 
-
-def weights(
-    run: Run, role: str, sweep_path: str, cache: Path, local: Path, say: Say = print
-) -> Path:
-    """The .keras file of a run, `best` or `kept` (after Config.keep_epoch): from the cache, its artifact, or `local`/<run id>."""
-    file = cache / "models" / run.id / f"{role}.keras"
-    if file.is_file():
-        return _whole(file)
-    entity, project, _ = split_path(sweep_path)
-    try:
-        _keep(file, _download(_client(), f"{entity}/{project}/model:{run.id}", role), cache)
-    except UserError as error:
-        found = _local(local / run.id, role)
-        if not found:
-            raise UserError(
-                f"no {role} weights of run {run}: {error}; nor are they in {local / run.id}"
-            ) from error
-        say(f"{role} weights of run {run} from {found}, for {error}")
-        _keep(file, _whole(found).read_bytes(), cache)
-    return file
-
-
-def model_of(name: str, role: str, cache: Path, local: Path, say: Say = print) -> tuple[Path, Run]:
-    """Weights and the run they come from, by `entity/project/run_id` or by an artifact, `entity/project/model:version`."""
-    entity, project, word = split_path(name, "run")
-    api = _client()
-    if ":" in word:
-        artifact = _asked(f"artifact {name}", lambda: api.artifact(f"{entity}/{project}/{word}"))
-        maker = _asked(f"the run that made {name}", artifact.logged_by)
-        if maker is None:
-            raise UserError(
-                f"the run that made {name} is gone; download the file and name it: --weights FILE"
+    def data_problems(self) -> Iterator[str]:
+        """One line for each problem of the run's data that a reader of the figures should know."""
+        if self.problem:
+            yield f"run {self}: {self.problem}"
+        elif not self.history:
+            yield f"run {self} ({self.outcome}) has no rows: it is counted, but not drawn"
+        elif not any(OBJECTIVE in row for row in self.history):
+            yield f"run {self} logs no {OBJECTIVE}: train.py did not make it, so it is not compared"
+        strings = [[v for v in row.values() if isinstance(v, str)] for row in self.history]
+        if count := sum(not all(map(_is_finite_text, values)) for values in strings):
+            yield (
+                f"run {self}: {count} of {len(self.history)} rows have values that are not finite; "
+                "these values are left out"
             )
-        run = Run.from_json(_read_run(maker))
-        file = cache / "models" / run.id / artifact.version / f"{role}.keras"
-        if not file.is_file():
-            _keep(file, _download(api, f"{entity}/{project}/{word}", role), cache)
-        return _whole(file), run
-    run = Run.from_json(
-        _read_run(_asked(f"run {name}", lambda: api.run(f"{entity}/{project}/{word}")))
-    )
-    return weights(run, role, name, cache, local, say), run
+        if epoch := self.second_training_start():
+            yield (
+                f"run {self}: from epoch {epoch} on, {OBJECTIVE} does not follow from the rows "
+                "before: the history holds two trainings, for example of two machines; "
+                "train the run again"
+            )
 
 
-def _client() -> Any:
-    """A `wandb.Api`. Raises UserError where there is no client, no key, or no server that answers within seconds."""
-    try:
-        import wandb  # a second of importing that the cache spares
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep and its runs in the order of their creation. `others` are baselines outside the sweep."""
 
-        from segmentation import tracking
-    except ImportError as error:
-        raise UserError(f"W&B's client is not installed ({error})") from error
-    settings = tracking.settings()
-    try:
-        tracking.ping(settings)
-        return wandb.Api(timeout=30)  # asks for the owner of the key
-    except (wandb.errors.Error, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"W&B at {settings.base_url} is not reachable, or refuses the key ({reason}); "
-            "check the network, or log in: wandb login"
-        ) from error
+    path: str
+    name: str = ""
+    state: str = ""
+    url: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    wandb_best: str | None = None
+    """Id of the run that W&B's own `best_run()` named when the sweep was read."""
+    runs: tuple[Run, ...] = ()
+    others: tuple[Run, ...] = ()
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Sweep":
+        """The sweep in a JSON object. Raises KeyError, TypeError or ValueError if it is damaged."""
+        runs = {name: tuple(map(Run.from_json, record[name])) for name in ("runs", "others")}
+        return cls(**known_fields(cls, record) | runs)
 
-def _asked(what: str, question: Callable[[], Any]) -> Any:
-    """The answer; any failure of the client as an UserError of one line. Its errors share no base class."""
-    try:
-        return question()
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"W&B does not give {what} ({reason[:200]})") from error
+    def __str__(self) -> str:
+        return self.name or self.path
 
+    def outcome_counts(self) -> dict[str, int]:
+        """Outcome -> number of runs, in the order of OUTCOMES, without zeros."""
+        counts = Counter(run.outcome for run in self.runs)
+        return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
-def _read_sweep(api, path: str) -> dict:
-    """Everything about a sweep, as the cache keeps it."""
-    entity, project, _ = path.split("/")
-    sweep = _asked(f"sweep {path}", lambda: api.sweep(path))
-    mine = _asked(f"the runs of {path}", lambda: list(sweep.runs))
-    tagged = _asked(
-        f"the baselines of {entity}/{project}",
-        lambda: list(api.runs(f"{entity}/{project}", {"tags": "baseline"})),
-    )
-    best = _asked(f"the best run of {path}", sweep.best_run)
-    ids = {run.id for run in mine}
-    with ThreadPoolExecutor(READERS) as pool:
-        runs = list(pool.map(_read_run, mine))
-        others = list(pool.map(_read_run, [run for run in tagged if run.id not in ids]))
-    return {
-        "path": path,
-        "name": sweep.config.get("name") or sweep.id,
-        "state": sweep.state,
-        "url": sweep.url,
-        "config": sweep.config,
-        "wandb_best": best.id if best else None,
-        "runs": sorted(runs, key=lambda run: (run["created"], run["id"])),
-        "others": sorted(others, key=lambda run: run["id"]),
-    }
+    def ranked(self) -> list[Run]:
+        """The finished runs with a finite objective, best first, ties broken by run id."""
+        finished = [
+            run for run in self.runs if run.outcome == "finished" and math.isfinite(run.objective)
+        ]
+        return sorted(finished, key=lambda run: (run.objective, run.id))
 
+    def mixed_conditions(self) -> Iterator[str]:
+        """One line for each condition in which the runs differ, although their objectives are compared."""
+        conditions = {
+            "data sets": [str(run.data.get("checksum", ""))[:12] for run in self.runs],
+            "combinations of number format and device": [
+                " on ".join(
+                    str(run.environment[n]) for n in ("precision", "device") if n in run.environment
+                )
+                for run in self.runs
+            ],
+        }
+        for what, values in conditions.items():
+            counts = Counter(filter(None, values))
+            if len(counts) > 1:
+                listed = ", ".join(
+                    f"{value} ({count} {'run' if count == 1 else 'runs'})"
+                    for value, count in sorted(counts.items())
+                )
+                yield (
+                    f"the runs of the sweep were trained with {len(counts)} {what}: {listed}; "
+                    "compare them with care"
+                )
 
-def _read_run(run) -> dict:
-    """One run as the cache keeps it. What cannot be read of it becomes its `problem`: one bad run spoils no report."""
-    record = {
-        "id": run.id,
-        "name": run.name or "",
-        "state": run.state,
-        "url": run.url,
-        "tags": sorted(run.tags or []),
-    }
-    record |= {
-        "created": str(run.created_at or ""),
-        "config": {},
-        "summary": {},
-        "history": [],
-        "problem": "",
-    }
-    try:
-        record["config"] = _asked("its configuration", lambda: dict(run.config))
-        summary = _asked("its summary", lambda: dict(run.summary_metrics))
-        record["summary"] = _scalars(summary)
-        rows = _asked("its history", lambda: list(run.scan_history()))
-        record["history"] = sorted(map(_scalars, rows), key=lambda row: row.get("_step") or 0)
-    except UserError as error:
-        record["problem"] = str(error)
-    return record
+    def varied(self) -> list[str]:
+        """Names of the hyperparameters in which the runs differ, in Config's order."""
+        settings = [run.hyperparameters for run in self.runs]
+        names = dict.fromkeys(name for setting in settings for name in setting)
+        simple = (str, int, float, bool, type(None))
+        values = {
+            name: {s.get(name) for s in settings if isinstance(s.get(name), simple)}
+            for name in names
+        }
+        return [name for name in names if len(values[name]) > 1]
 
 
-def _scalars(row: dict) -> dict:
-    """The numbers and words of a row by name, sorted, without pictures and tables; NaN is the word that W&B makes of it."""
-    words = {name: row[name] for name in sorted(row) if isinstance(row[name], int | float | str)}
-    return {
-        name: str(v) if isinstance(v, float) and not math.isfinite(v) else v
-        for name, v in words.items()
-    }
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _download(api, name: str, role: str) -> bytes:
-    """The .keras file of a role out of a model artifact, known to be whole."""
-    artifact = _asked(f"artifact {name}", lambda: api.artifact(name, type="model"))
-    names = _asked(f"the contents of {name}", lambda: sorted(artifact.manifest.entries))
-    if f"{role}.keras" not in names:
-        raise UserError(
-            f"artifact {name} holds {', '.join(names) or 'nothing'}, and no {role}.keras"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        _asked(
-            f"{role}.keras of {name}",
-            lambda: artifact.get_entry(f"{role}.keras").download(root=folder),
-        )
-        return _whole(Path(folder) / f"{role}.keras").read_bytes()
-
-
-def _local(folder: Path, role: str) -> Path | None:
-    """The checkpoint of a role that `train.py` left in its run's folder on this machine."""
-    try:
-        return folder / json.loads((folder / "state.json").read_text())["files"][role]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _whole(file: Path) -> Path:
-    """The same path, once every byte of the .keras file, a zip archive with checksums, is known to be there."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(
-            f"{file} is not a whole .keras file ({error}); remove it to have it fetched again"
-        ) from error
-    if damaged:
-        raise UserError(f"{file} is damaged at {damaged}; remove it to have it fetched again")
-    return file
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; nothing half written stays behind."""
-    part = file.with_name(f"part-{file.name}")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _keep(file: Path, content: bytes, cache: Path) -> None:
-    """Write a file of the cache, whole or not at all; git passes the cache over, wherever the results lie."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    (cache / ".gitignore").write_text("*\n")
-    write_whole(file, content)
+def _is_finite_text(text: str) -> bool:
+    return text.lower().lstrip("-+") not in ("nan", "inf", "infinity")

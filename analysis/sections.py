@@ -1,21 +1,21 @@
-"""What an analysis hands over: figures, tables, words. A command prints and keeps them, the report puts them on its page."""
+"""Sections: the notes, figures and tables of one analysis. Commands print and write them; the report shows them."""
 
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 Cell = str | int | float | None
-LONG = 30  # letters of a word that may be broken anywhere
-MISSING = "–"  # noqa: RUF001 - the dash of a table, for a value that is undefined
+BREAKABLE = 30  # cells with more characters, such as checksums, may break anywhere in HTML
+MISSING = "–"  # noqa: RUF001 - an en dash stands for an undefined value
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file and the words under it, which also tell who cannot see it what it shows."""
+    """A PNG file and its caption, which is also the alternative text for readers who cannot see it."""
 
     file: Path
     caption: str
@@ -23,7 +23,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header; `file` is its path without the ending."""
+    """Rows of cells under a header. `file` is the path without suffix; `formats` are the suffixes."""
 
     file: Path
     caption: str
@@ -32,7 +32,7 @@ class Table:
     formats: Sequence[str] = ("csv", "md")
 
     def write(self) -> list[Path]:
-        """Write it in each of its formats; the same bytes for the same cells."""
+        """Writes the table in each format: the same bytes for the same cells. Returns the files."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         files = [self.file.with_name(f"{self.file.name}.{ending}") for ending in self.formats]
         for file, ending in zip(files, self.formats, strict=True):
@@ -40,7 +40,7 @@ class Table:
         return files
 
     def csv(self) -> str:
-        """All digits, empty where undefined; no cell is a formula to a spreadsheet."""
+        """CSV text with all digits; undefined cells are empty. A spreadsheet runs no cell as a formula."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerows(
@@ -52,7 +52,7 @@ class Table:
         return out.getvalue()
 
     def markdown(self) -> str:
-        """A pipe table under its caption, numbers to the right. HTML in a cell is shown as text."""
+        """A Markdown pipe table under its caption, numbers right-aligned. HTML in a cell shows as text."""
         header, *rows = [
             [_markdown(_text(cell)) for cell in row] for row in (self.header, *self.rows)
         ]
@@ -61,7 +61,7 @@ class Table:
         return "\n".join([_markdown(self.caption), "", *lines, ""])
 
     def latex(self) -> str:
-        """A booktabs tabular in a table environment."""
+        """A LaTeX table environment with a booktabs tabular."""
         columns = "".join("r" if right else "l" for right in self.numeric())
         rows = [
             " & ".join(_latex(_text(cell)) for cell in row) + r" \\"
@@ -74,13 +74,13 @@ class Table:
         )
 
     def html(self) -> str:
-        """A table element with its caption."""
+        """An HTML table element with its caption."""
         right = self.numeric()
 
-        def line(cells, tag):
+        def line(cells: Iterable[Cell], tag: str) -> str:
             texts = [escape(_text(cell)) for cell in cells]
             kinds = [
-                "n" if is_right else "long" if len(text) > LONG else ""
+                "n" if is_right else "long" if len(text) > BREAKABLE else ""
                 for is_right, text in zip(right, texts, strict=True)
             ]
             marks = [f' class="{kind}"' if kind else "" for kind in kinds]
@@ -99,7 +99,7 @@ class Table:
         )
 
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers."""
+        """(columns,) whether a column holds only numbers."""
         columns = [[row[i] for row in self.rows] for i in range(len(self.header))]
         return [
             bool(cells) and all(not isinstance(cell, str) for cell in cells) for cells in columns
@@ -107,30 +107,40 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Note:
+    """One statement of a section."""
+
+    text: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"Warning: {self.text}" if self.warning else self.text
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the report: its words first, then figures and tables; `command` makes just this part again."""
+    """One part of the report: notes, then figures and tables. `command` makes this part again."""
 
     title: str
     command: str = ""
-    notes: list[str] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[Note] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
-    def files(self) -> list[Path]:
-        """Write the tables; every file of this section."""
-        return [picture.file for picture in self.pictures] + [
-            file for table in self.tables for file in table.write()
-        ]
+    def write(self) -> list[Path]:
+        """Writes the tables. Returns all files of the section, pictures included."""
+        tables = [file for table in self.tables for file in table.write()]
+        return [picture.file for picture in self.pictures] + tables
 
 
 def fixed(value: float | None, digits: int = 4) -> str:
-    """A number to so many digits after the point, or a dash."""
-    return MISSING if _undefined(value) else f"{value:.{digits}f}"
+    """A number with `digits` digits after the point; a dash for None or NaN."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def value_text(value) -> str:
-    """A hyperparameter in a sentence or beside an axis: floats in at most four significant digits."""
+def value_text(value: object) -> str:
+    """A hyperparameter's value as text: floats with four significant digits, None as `null`."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return "null" if value is None else str(value)
@@ -141,16 +151,14 @@ def _undefined(cell: Cell) -> bool:
 
 
 def _text(cell: Cell) -> str:
-    if _undefined(cell):
-        return MISSING
-    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+    return fixed(cell) if cell is None or isinstance(cell, float) else str(cell)
 
 
 def _no_formula(cell: Cell) -> Cell:
-    """The cell; text that a spreadsheet would run as a formula gets an apostrophe before it. Numbers as text are kept."""
+    """The cell, with an apostrophe before text that a spreadsheet would run. Numbers as text are kept."""
     if not isinstance(cell, str):
         return cell
-    text = cell.replace("\r", " ")  # the csv module does not quote it, and it starts a new line
+    text = cell.replace("\r", " ")  # starts a line, and the csv module does not quote it
     return (
         f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
     )
@@ -165,11 +173,12 @@ def _is_number(text: str) -> bool:
 
 
 def _markdown(text: str) -> str:
-    """The text on one line, without HTML and column separators."""
+    """The text on one line, with HTML and column separators escaped."""
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _latex(text: str) -> str:
+    """The text with the special characters of LaTeX escaped."""
     special = {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
@@ -180,4 +189,8 @@ def _latex(text: str) -> str:
     return "".join(special.get(letter, letter) for letter in text)
 
 
-WRITERS = {"csv": Table.csv, "md": Table.markdown, "tex": Table.latex}
+WRITERS: dict[str, Callable[[Table], str]] = {
+    "csv": Table.csv,
+    "md": Table.markdown,
+    "tex": Table.latex,
+}

@@ -1,19 +1,22 @@
-"""One look for every figure: sizes, palette, how a run, an outcome or a class is drawn. The same pixels every time.
+"""The look of all figures: sizes, palette, how runs, outcomes and classes are drawn. Same input, same pixels.
 
-Where colour does not mean a class it is Okabe and Ito's palette (https://jfly.uni-koeln.de/color/, 2008), which colour-blind
-readers tell apart; and it never stands alone: line styles, markers and lightness differ too, for a print in grey.
+Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-koeln.de/color/, 2008), which
+colour-blind readers can distinguish. Line styles, markers and lightness differ as well, for prints in grey.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from segmentation.labels import CLASSES, COLORS
 
@@ -28,11 +31,11 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 GREY = "#8A8A8A"
-ROLES = {
+ROLES: dict[str, dict[str, Any]] = {
     "best": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "baseline": {"color": ORANGE, "linestyle": "--", "marker": "s"},
 }
-OUTCOMES = {
+OUTCOMES: dict[str, dict[str, Any]] = {
     "finished": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "stopped": {"color": ORANGE, "linestyle": "--", "marker": "s"},
     "diverged": {"color": VERMILION, "linestyle": ":", "marker": "X"},
@@ -42,7 +45,7 @@ OUTCOMES = {
     "failed": {"color": BLACK, "linestyle": ":", "marker": "d"},
     "running": {"color": GREEN, "linestyle": "-.", "marker": ">"},
 }
-SERIES = [
+SERIES: list[dict[str, Any]] = [
     {"color": color, "linestyle": line, "marker": marker}
     for color, line, marker in zip(
         (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK),
@@ -51,7 +54,7 @@ SERIES = [
         strict=True,
     )
 ]
-"""For things without a meaning of their own, in order."""
+"""Looks of lines that have no fixed meaning, in order."""
 
 CLASS_COLORS = {
     name: tuple(color / 255) for name, color in zip(CLASSES, COLORS.astype(float), strict=True)
@@ -59,15 +62,16 @@ CLASS_COLORS = {
 CLASS_LINES = dict(
     zip(CLASSES, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))), strict=True)
 )
-OUTLINE = [
-    Stroke(linewidth=2.6, foreground="black"),
-    Normal(),
-]  # class colours are given, and yellow on white is not seen
+OUTLINE = [Stroke(linewidth=2.6, foreground="black"), Normal()]
+"""Path effects of lines in class colours: the data set's yellow is hardly visible on white."""
 
-WIDTH = 8.0  # inches: the width of every figure, so that their text is of one size on a page
+OBJECTIVE_LABEL = "lowest validation loss"
+"""What axes call the objective, `best_val_loss`."""
+
+WIDTH = 8.0  # inches; one width for all figures, so that their text has one size on a page
 DPI = 140
-RC = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it along: the same letters on every machine
+RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -83,42 +87,45 @@ RC = {
     "lines.markersize": 4.5,
     "image.interpolation": "nearest",
 }
-mpl.rcdefaults()  # a user's own matplotlibrc must not change a pixel
+mpl.rcdefaults()  # a user's own matplotlibrc must not change the figures
 mpl.rcParams.update(RC)
 
 
 def figure(
-    rows: int = 1, columns: int = 1, height: float = 3.4, **options
-) -> tuple[Figure, np.ndarray]:
-    """A figure of WIDTH x height inches and its axes (rows, columns). pyplot, which keeps figures alive, is not used."""
+    rows: int = 1, columns: int = 1, height: float = 3.4, **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure of WIDTH x height inches, and its axes as an array (rows, columns).
+
+    Without pyplot, which keeps every figure in memory. `options` are those of `Figure.subplots`.
+    """
     made = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(made)
     return made, made.subplots(rows, columns, squeeze=False, **options)
 
 
 def save(made: Figure, file: Path) -> Path:
-    """Write a PNG that holds pixels and nothing else: no date, no version."""
+    """Writes a PNG of pixels only, without a date or a version. Returns its path."""
     file.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(file, dpi=DPI, metadata={"Software": None})
     return file
 
 
-def epochs_axis(axes) -> None:
-    """A whole-numbered axis of epochs."""
+def epochs_axis(axes: Axes) -> None:
+    """Labels the x axis `epoch`, with ticks at whole numbers."""
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def outcome_legend(outcomes, **options) -> dict:
-    """Arguments of a legend for the outcomes of runs, in their order."""
-    handles = [Line2D([], [], label=outcome, **OUTCOMES[outcome]) for outcome in outcomes]
+def outcome_legend(labels: Mapping[str, str], **options: Any) -> dict[str, Any]:
+    """Arguments of a legend of outcomes of runs: `labels` maps outcomes to texts."""
+    handles = [Line2D([], [], label=text, **OUTCOMES[outcome]) for outcome, text in labels.items()]
     return {"handles": handles} | options
 
 
 def class_legend(ignored: bool = False) -> list[Patch]:
-    """One coloured patch per class, and black for what nobody annotated."""
+    """Legend handles: one coloured patch per class, and with `ignored` a black one for unlabelled pixels."""
     patches = [
         Patch(facecolor=color, edgecolor="black", linewidth=0.4, label=name)
         for name, color in CLASS_COLORS.items()
     ]
-    return patches + ([Patch(facecolor="black", label="not annotated")] if ignored else [])
+    return [*patches, Patch(facecolor="black", label="not annotated")] if ignored else patches

@@ -1,19 +1,20 @@
-"""Runs and sweeps that never were, for the tests of analysis: a cache written by hand, without W&B."""
+"""Invented runs and sweeps for the tests of analysis: results folders without W&B."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from analysis import best_run
-from analysis.records import Run, Sweep
-from analysis.waist import Waist
+from analysis.results import Results
+from analysis.runs import Run, Sweep
 from segmentation.config import OBJECTIVE, Config
 
 SWEEP = "someone/city/abc123"
+DAMAGED = ["", "{", "[]", "5", "null", "{}", '{"path": "x"}']
+"""Texts that are no file of ours: no JSON, or JSON of another shape."""
 
 
 def rows(losses, start: float = 1000.0) -> list[dict]:
-    """A history with these validation losses, one a second from `start`."""
+    """A history with these validation losses, one row per second from `start`."""
     best, made = float("inf"), []
     for epoch, loss in enumerate(losses, 1):
         best = min(best, loss)
@@ -38,7 +39,7 @@ def run(
     checksum: str = "c",
     **more,
 ) -> Run:
-    """A run with a history; what is not a field of Run is a hyperparameter."""
+    """A run with a history. Keyword arguments that are not fields of Run become hyperparameters."""
     history = more.pop("history", None) or rows(losses, more.pop("start", 1000.0))
     tags = tuple(more.pop("tags", ()))
     config = (
@@ -62,23 +63,14 @@ def run(
 def sweep(
     *runs: Run, others: tuple[Run, ...] = (), wandb_best: str | None = None, **config
 ) -> Sweep:
-    """A finished sweep of these runs, by the objective."""
+    """A finished sweep of these runs, ranked by the objective."""
     config = {"method": "bayes", "metric": {"name": OBJECTIVE, "goal": "minimize"}} | config
     return Sweep(
         SWEEP, "city search", "FINISHED", "http://localhost/s", config, wandb_best, runs, others
     )
 
 
-def keep(found: Sweep, folder: Path) -> Path:
-    """Write the sweep into the cache of `folder`, as if it had been read; the folder."""
-    file = folder / "cache" / "sweeps" / f"{found.path.replace('/', '.')}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(found)))
-    return folder
-
-
-def waist(found: Sweep, folder: Path) -> Waist:
-    """The results folder of a sweep, its best run chosen."""
-    keep(found, folder)
+def results(found: Sweep, folder: Path) -> Results:
+    """The results folder of a sweep, with its best run chosen."""
     best_run.write(found, folder)
-    return Waist.open(folder)
+    return Results.open(folder)

@@ -14,7 +14,7 @@ WRONG = "0" * 40
     [
         (
             {},
-            "does not give sweep loopback/aerial-sweeps/nosuch",
+            "could not read sweep loopback/aerial-sweeps/nosuch",
         ),  # the account is reached, through the proxy
         ({"WANDB_API_KEY": WRONG}, "wandb login"),
         ({"WANDB_API_KEY": "short"}, "wandb login"),

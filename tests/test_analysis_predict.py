@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import blending, panel, predict
-from segmentation import metrics, tiling
+from analysis import blending, predict
+from segmentation import tiling
 from segmentation.errors import UserError
-from segmentation.labels import COLORS, IGNORE, NUM_CLASSES, encode
+from segmentation.labels import COLORS, NUM_CLASSES, encode
 
 SIZE = 16
 
@@ -93,7 +93,7 @@ def test_shrinking_is_that_of_the_prepared_set(scale, random):
 def test_masks_overlay_and_areas_of_any_size(shape, scale, tmp_path, random):
     image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
     section = predict.make(image, "x", tmp_path, SIZE, by_color, scale)
-    section.files()
+    section.write()
     mask = encode(predict.read(tmp_path / "x_mask.png"))
     assert mask.shape == predict.read(tmp_path / "x_overlay.png").shape[:2] == shape
     counted = dict(zip(*np.unique(mask, return_counts=True), strict=True))
@@ -148,7 +148,7 @@ def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predi
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.jpg")
     monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
     said = CliRunner().invoke(
@@ -165,7 +165,7 @@ def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
     monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "answering", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
         said = CliRunner().invoke(predict.main, [*command, str(out)])
@@ -184,61 +184,3 @@ def test_files_of_one_name_keep_apart(tmp_path):
     parts = [tmp_path / f"Tile {tile}" / "images" / "image_part_001.jpg" for tile in (1, 2)]
     assert predict.names(parts[:1]) == ["image_part_001"]
     assert predict.names(parts) == ["Tile_1_images_image_part_001", "Tile_2_images_image_part_001"]
-
-
-def brute_force(masks, guesses, which):
-    """The panel's rule, patch by patch and pixel by pixel."""
-    scored = []
-    for i, (mask, guess) in enumerate(zip(masks, guesses, strict=True)):
-        pixels = [
-            (t, p)
-            for t, p in zip(mask.ravel().tolist(), guess.ravel().tolist(), strict=True)
-            if t != IGNORE
-        ]
-        if not pixels:
-            continue
-        shares = [sum(t == c for t, _ in pixels) / len(pixels) for c in range(NUM_CLASSES)]
-        if which != "best" or sum(share**2 for share in shares) <= 0.4:
-            scored.append((sum(t == p for t, p in pixels) / len(pixels), i))
-    scored.sort()
-    middle = max(0, (len(scored) - 10) // 2)
-    return [
-        i
-        for _, i in {
-            "best": scored[-10:],
-            "worst": scored[:10],
-            "median": scored[middle : middle + 10],
-        }[which]
-    ]
-
-
-@pytest.mark.parametrize("which", ["best", "worst", "median"])
-@pytest.mark.parametrize("count", [0, 3, 60])
-def test_panels_are_chosen_as_by_brute_force(which, count, random):
-    masks = random.integers(0, NUM_CLASSES, (count, 6, 6)).astype(np.uint8)
-    masks[::3] = np.where(
-        random.random((len(masks[::3]), 6, 6)) < 0.6, 1, masks[::3]
-    )  # some are trivial
-    masks[random.random(masks.shape) < 0.05] = IGNORE
-    masks[5:6] = IGNORE  # one without a single label
-    guesses = np.where(
-        random.random(masks.shape) < random.random((count, 1, 1)), masks % 255, 0
-    ).astype(np.uint8)
-    confusions = np.array(
-        [metrics.confusion_matrix(*pair) for pair in zip(masks, guesses, strict=True)]
-    ).reshape(-1, 6, 6)
-    chosen = panel.select(confusions, which)
-    assert chosen.tolist() == brute_force(masks, guesses, which)
-    assert len(chosen) == min(10, len(chosen))
-
-
-def test_random_panels_repeat_by_seed(random):
-    confusions = random.integers(1, 9, (40, 6, 6))
-    first = panel.select(confusions, "random", 1)
-    assert (
-        first.tolist()
-        == sorted(set(first.tolist()))
-        == panel.select(confusions, "random", 1).tolist()
-    )
-    assert len(first) == 10
-    assert first.tolist() != panel.select(confusions, "random", 2).tolist()

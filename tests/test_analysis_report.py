@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_helpers import SWEEP, keep, run, sweep, waist
+from analysis_helpers import SWEEP, results, run, sweep
 from click.testing import CliRunner
 from conftest import run_module
 from sklearn import metrics as witness
 
-from analysis import precision_recall, predictions, report
-from analysis.waist import Waist
+from analysis import precision_recall, report
+from analysis.results import Results
 from segmentation import metrics
 from segmentation.labels import CLASSES, IGNORE
 from segmentation.prepared import PreparedSet
@@ -40,8 +40,8 @@ def tiny_model(folder: Path, seed: int, size: int = 32) -> None:
         keras.Model(inputs, outputs).save(folder / f"{role}.keras")
 
 
-def results(folder: Path, tiny_set: Path) -> Path:
-    """A results folder whose cache holds a sweep, its weights, and nothing else."""
+def tiny_results(folder: Path, tiny_set: Path) -> Path:
+    """A results folder that holds a sweep and its weights, and nothing else."""
     checksum = PreparedSet.open(tiny_set).manifest["checksum"]
     runs = [
         run("best", (0.5, 0.3, 0.2), learning_rate=0.01, keep_epoch=2, checksum=checksum),
@@ -53,10 +53,8 @@ def results(folder: Path, tiny_set: Path) -> Path:
             checksum=checksum,
         ),
     ]
-    keep(
-        sweep(*runs, others=(run("base", (0.6, 0.5), checksum=checksum),), wandb_best="best"),
-        folder,
-    )
+    baseline = run("base", (0.6, 0.5), checksum=checksum)
+    results(sweep(*runs, others=(baseline,), wandb_best="best"), folder)
     for seed, name in enumerate(("best", "base")):
         tiny_model(folder / "cache" / "models" / name, seed)
     return folder
@@ -86,7 +84,7 @@ def make_report(folder: Path, tiny_set: Path, *more: str, path: str = SWEEP):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_set) -> tuple[Path, str]:
     """A report with everything in it, and the picture of a whole image."""
-    folder = results(tmp_path_factory.mktemp("results") / "tiny", tiny_set)
+    folder = tiny_results(tmp_path_factory.mktemp("results") / "tiny", tiny_set)
     image = tiny_set.parent / "city" / "Tile 2" / "images" / "image_part_001.jpg"
     said, page = make_report(folder, tiny_set, "--image", str(image))
     assert "not made" not in said
@@ -135,7 +133,7 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
 def test_again_without_the_network_the_same_bytes(made, tiny_set):
     folder, _ = made
     before = sums(folder)
-    for name in before:
+    for name in before.keys() - {"sweep.json"}:
         (folder / name).unlink()
     shutil.rmtree(folder / "cache" / "predictions")  # computed again, not only copied
     image = tiny_set.parent / "city" / "Tile 2" / "images" / "image_part_001.jpg"
@@ -202,10 +200,8 @@ def test_scores_are_scikit_learns_on_the_same_pixels(made, tiny_set):
 
 def test_curves_and_areas_are_scikit_learns(made, tiny_set):
     folder, _ = made
-    waist = Waist.open(folder)
-    found = predictions.evaluate(
-        waist, waist.roles()["best"], "best", "val", tiny_set, folder / "no"
-    )
+    made_results = Results.open(folder, tiny_set, folder / "no")
+    found = made_results.evaluation("best", "val")
     assert len(found.truth) == found.confusion.sum()  # a small set is not sampled
     areas = {
         row["class"]: float(row["best"])
@@ -227,7 +223,7 @@ def test_curves_and_areas_are_scikit_learns(made, tiny_set):
 
 def test_curves_after_an_epoch_come_from_the_weights_kept_then(made, tiny_set, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "copy")
-    section = precision_recall.make(Waist.open(folder), tiny_set, folder / "no", epoch=2)
+    section = precision_recall.make(Results.open(folder, tiny_set, folder / "no"), epoch=2)
     assert section.pictures[0].file.name == "precision_recall_epoch_2.png"
     assert "after 2 epochs" in section.pictures[0].caption
     command = [
@@ -253,10 +249,10 @@ def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothi
         run("best", (0.4,), val_batch_size=1, **common),
         run("other", (0.5,), val_batch_size=size, **common),
     )
-    keep(sweep(best, other, wandb_best="best"), tmp_path)
+    results(sweep(best, other, wandb_best="best"), tmp_path)
     _, page = make_report(tmp_path, tiny_set)
     found = re.search(
-        rf"in batches of 1, (\S+); in batches of {size}, (\S+); difference (\S+)\.<", page
+        rf"is (\S+) in batches of 1 and (\S+) in batches of {size}; difference (\S+)\.<", page
     )
     one, whole, difference = map(float, found.groups())
     assert one == pytest.approx(whole, abs=2e-6) and 0.1 < one < 2 and difference < 1e-5
@@ -271,7 +267,9 @@ def test_runs_without_a_validation_batch_beside_one_size_of_it_are_no_search_of_
         run("best", (0.4,), checksum=checksum),
         run("other", (0.5,), checksum=checksum, val_batch_size=None),
     )
-    assert precision_recall.make(waist(found, tmp_path), tiny_set, tmp_path / "no").notes == []
+    made_results = results(found, tmp_path)
+    made_results.data = tiny_set
+    assert precision_recall.make(made_results).notes == []
 
 
 def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
@@ -293,7 +291,7 @@ def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
     (other / "manifest.json").write_text(manifest.replace(checksum, "0" * 64))
     said, page = make_report(folder, other)
     assert (
-        f"{other} holds the set {'0' * 12}, run run-best (best) was trained on {checksum[:12]}"
+        f"{other} is the data set {'0' * 12}, but run run-best (best) was trained on {checksum[:12]}"
         in said
     )
     assert page.count("<figure>") == 2 + 4
@@ -313,7 +311,7 @@ def test_a_sweep_without_a_best_run_still_has_its_page(runs, tmp_path, tiny_set)
     found = type(found)(
         **{spec: getattr(found, spec) for spec in asdict(found)} | {"config": {"method": "grid"}}
     )
-    said, page = make_report(keep(found, tmp_path / "r"), tiny_set)
+    said, page = make_report(results(found, tmp_path / "r").folder, tiny_set)
     assert "names no best run: no run of" in said
     assert page.count("<h2>") == 9
     assert "Traceback" not in said

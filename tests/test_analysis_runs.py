@@ -1,214 +1,68 @@
-"""Reading from W&B's own client and a server of its kind: whole histories, deleted and half files, the cache without a server."""
-
-import json
-import sys
-from pathlib import Path
+"""runs.py: outcomes, values, and problems in the data of a run."""
 
 import pytest
-from conftest import ROOT
+from analysis_helpers import rows, run
 
-from analysis import runs
-from segmentation.errors import UserError
-
-CASES = ("good", "better", "stopped", "diverged", "empty", "nan", "foreign", "gone", "halved")
-GRID = f"""
-    name: odd
-    program: unused.py
-    method: grid
-    project: read
-    metric: {{name: best_val_loss, goal: minimize}}
-    parameters:
-      case: {{values: [{", ".join(CASES)}]}}
-"""
-TRAIN = """
-    import sys, zipfile
-    import wandb
-
-    LOSSES = {"good": (0.5, 0.3), "better": (0.4, 0.2), "stopped": (0.1,), "nan": (0.6, float("nan"), 0.35), "empty": ()}
-
-    def train(case, sweep_id):
-        settings = wandb.Settings(quiet=True, sweep_id=sweep_id)
-        with wandb.init(project="read", config={"case": case}, settings=settings) as run:
-            best = float("inf")
-            data = {"checksum": "c", "leaks": False, "options": {}}
-            run.config.update({"data": data, "loss": "dice_focal", "batch_size": len(case)})
-            for epoch, loss in enumerate(LOSSES.get(case, (0.8, 0.75)), 1):
-                best = min(best, loss)
-                row = {"epoch": epoch, "val_loss": loss, "best_val_loss": best}
-                run.log({"accuracy": loss} if case == "foreign" else row, step=epoch)
-            if case == "diverged":
-                run.log({"epoch": 3, "best_val_loss": 1.6}, step=3)
-            run.summary["status"] = case if case in ("stopped", "diverged") else "finished"
-            if case in ("better", "gone", "halved"):
-                keep(run, case)
-
-    def keep(run, case):
-        with zipfile.ZipFile("best.keras", "w") as archive:
-            archive.writestr("weights", case * 1000)
-        if case == "halved":
-            with open("best.keras", "r+b") as file:
-                file.truncate(900)
-        artifact = wandb.Artifact("model", type="model")
-        artifact.add_file("best.keras")
-        run.log_artifact(artifact, aliases=["best", run.id]).wait()
-
-    for case in sys.argv[2:]:  # an agent would wait for seconds between runs
-        train(case, sys.argv[1].split("/")[2])
-"""
-DELETE = """
-    import sys, wandb
-
-    api = wandb.Api()
-    runs = {run.config["case"]: run.id for run in api.sweep(sys.argv[1]).runs}
-    api.artifact(f"loopback/read/model:{runs['gone']}").delete(delete_aliases=True)
-"""
-WEIGHTS = """
-    import json, sys
-    from pathlib import Path
-    from analysis import runs
-    from analysis.records import Run
-    from segmentation.errors import UserError
-
-    path, cache, ids = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    for case, role in (("better", "best"), ("gone", "best"), ("halved", "best"), ("good", "best"), ("better", "kept")):
-        try:
-            print(case, role, runs.weights(Run(ids[case]), role, path, cache, Path("no")).stat().st_size)
-        except UserError as error:
-            print(case, role, "LINE", error)
-"""
-PUBLISH = """
-    import sys
-    from pathlib import Path
-    import wandb
-    from analysis import curves, publish, sweep
-    from analysis.waist import Waist
-
-    waist = Waist.open(Path(sys.argv[1]))
-    for _ in range(2):
-        print(*publish.publish(waist, "Sweep odd", [curves.make(waist), sweep.make(waist)]), sep=" ")
-    _, _, sweep_id = waist.sweep.path.split("/")
-    print(sorted(wandb.Api().run(f"loopback/read/report-{sweep_id}").summary.keys()))
-"""
-
-
-@pytest.fixture(scope="module")
-def swept(served, tmp_path_factory):
-    """A sweep of nine runs, each with an oddity of its own; one artifact deleted. Its path and the results folder."""
-    cwd = tmp_path_factory.mktemp("sweep")
-    path = served.sweep(GRID, cwd)
-    served.python(TRAIN, cwd, path, *CASES)
-    said = served.run(
-        [sys.executable, "-m", "analysis.best_run", path, "--out", str(cwd / "results")], ROOT
-    )
-    served.python(DELETE, cwd, path)
-    return path, cwd / "results", said.stdout
-
-
-def cached(folder: Path, path: str) -> dict:
-    record = json.loads(
-        (folder / "cache" / "sweeps" / f"{path.replace('/', '.')}.json").read_text()
-    )
-    return {run["config"]["case"]: run for run in record["runs"]}
-
-
-def test_histories_summaries_and_configurations_arrive_whole(swept):
-    path, folder, said = swept
-    runs = cached(folder, path)
-    assert set(runs) == set(CASES)
-    assert [row["val_loss"] for row in runs["good"]["history"]] == [0.5, 0.3]
-    assert [row["_step"] for row in runs["diverged"]["history"]] == [1, 2, 3]
-    assert [str(row["val_loss"]).lower() for row in runs["nan"]["history"]] == [
-        "0.6",
-        "nan",
-        "0.35",
-    ]
-    assert not runs["empty"]["history"]
-    assert runs["good"]["config"]["data"]["checksum"] == "c"
-    assert (folder / "cache" / ".gitignore").read_text() == "*\n"
-    assert "Of 9 runs (7 finished, 1 stopped, 1 diverged) the best is" in said
-    assert "which is stopped: it does not look at how a run ended" in said
-    choice = json.loads((folder / "best_run.json").read_text())
-    assert choice["best"]["id"] == runs["better"]["id"]
-
-
-def test_weights_come_whole_or_with_a_line(served, swept):
-    path, folder, _ = swept
-    ids = {case: run["id"] for case, run in cached(folder, path).items()}
-    empty = {
-        "WANDB_CACHE_DIR": str(folder / "empty-cache")
-    }  # as on another machine: the client has not seen the files
-    said = served.python(
-        WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), **empty
-    ).stdout.splitlines()
-    told = {tuple(line.split()[:2]): line for line in said}
-    assert len(told) == len(said) == 5
-    assert int(told["better", "best"].split()[-1]) > 1000
-    assert "is not a whole .keras file" in told["halved", "best"]
-    assert all("LINE no best weights of run" in told[case, "best"] for case in ("gone", "good"))
-    assert "holds best.keras, and no kept.keras" in told["better", "kept"]
-    assert (folder / "cache" / "models" / ids["better"] / "best.keras").is_file()
-    assert not (folder / "cache" / "models" / ids["halved"] / "best.keras").exists()
-
-
-def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, tmp_path):
-    path, folder, _ = swept
-    before = (folder / "best_run.json").read_bytes()
-    away = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
-    for refresh in ([], ["--refresh"]):
-        said = served.run(
-            [sys.executable, "-m", "analysis.best_run", path, "--out", str(folder), *refresh],
-            ROOT,
-            **away,
-        ).stdout
-        assert ("is not reachable" in said) == bool(refresh)
-        assert (folder / "best_run.json").read_bytes() == before
-    nothing = [sys.executable, "-m", "analysis.best_run", path, "--out", str(tmp_path)]
-    done = served.run(nothing, ROOT, check=False, **away)
-    assert done.returncode == 1
-    assert (
-        done.stderr.startswith("Error: W&B at http://127.0.0.1:9 is not reachable")
-        and done.stderr.count("\n") == 1
-    )
-    done = served.run([*nothing[:3], "loopback/read/nosuch", *nothing[4:]], ROOT, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: W&B does not give sweep loopback/read/nosuch")
-
-
-def test_published_twice_there_is_one_report_and_one_workspace(served, swept):
-    _, folder, _ = swept
-    first, again, pictures = served.python(PUBLISH, folder, str(folder)).stdout.splitlines()
-    assert first == again
-    assert first.startswith("W&B Report: http")
-    assert "workspace:  http" in first
-    assert "figures/curves_loss" in pictures
+from analysis.runs import Run
+from segmentation.config import OBJECTIVE
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("state", "status", "outcome"),
     [
-        "acme/aerial/ab12",
-        " acme/aerial/ab12/ ",
-        "https://forge.coreweave.com/wandb/acme/aerial/sweeps/ab12",
-        "https://wandb.ai/acme/aerial/sweeps/ab12?nw=nwuser",
-        "https://wandb.example.org:8443/team/wandb/acme/aerial/runs/ab12/overview",
-        "http://127.0.0.1:46339/acme/aerial/sweeps/ab12/table",
+        ("finished", "finished", "finished"),
+        ("finished", "stopped", "stopped"),
+        ("finished", "oom", "oom"),
+        ("finished", None, "finished"),
+        ("killed", None, "failed"),
+        ("crashed", None, "failed"),
+        ("preempted", "preempted", "preempted"),
+        ("running", "preempted", "running"),
     ],
 )
-def test_every_address_that_the_client_prints_names_a_sweep(path):
-    assert runs.split_path(path) == ("acme", "aerial", "ab12")
+def test_outcomes(state, status, outcome):
+    assert run("a", (0.5,), state=state, status=status).outcome == outcome
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        "aerial",
-        "a/b",
-        "a/b/c/d",
-        "https://wandb.ai/acme/aerial",
-        "https://wandb.ai/sweeps/ab12",
-    ],
-)
-def test_other_paths_are_refused(path):
-    with pytest.raises(UserError, match="entity/project/sweep_id"):
-        runs.split_path(path)
+def test_what_is_odd_about_a_run_is_told():
+    nan = run(
+        "n",
+        history=[
+            {"epoch": 1, "val_loss": "NaN", OBJECTIVE: "Infinity"},
+            {"epoch": 2, "val_loss": 0.3, OBJECTIVE: 0.3},
+        ],
+    )
+    foreign = run("f", history=[{"_step": 0, "train/accuracy": 0.5}])
+    assert nan.objective == 0.3
+    assert list(nan.series("val_loss")[0]) == [2]
+    assert "1 of 2 rows" in next(nan.data_problems())
+    assert "train.py did not make it" in next(foreign.data_problems())
+    assert "no rows" in next(run("e").data_problems())
+    assert not list(run("g", (0.3,)).data_problems())
+
+
+def test_a_history_of_two_trainings_is_reported():
+    """Two trainings in one history: the best loss rises, or is below every validation loss so far."""
+    one = rows((0.5, 0.4, 0.6, 0.45))
+    assert not list(run("one", history=one).data_problems())
+    rises = [*one[:2], one[2] | {OBJECTIVE: 0.6}, one[3] | {OBJECTIVE: 0.45}]
+    unseen = [*one[:2], one[2] | {OBJECTIVE: 0.3}, one[3] | {OBJECTIVE: 0.3}]
+    for name, history in (("rises", rises), ("unseen", unseen)):
+        (line,) = run(name, history=history).data_problems()
+        assert (
+            f"run run-{name} ({name}): from epoch 3 on, {OBJECTIVE}" in line
+            and "two trainings" in line
+        )
+
+
+def test_the_worst_value_of_a_run_that_diverged_is_no_second_training():
+    history = [{"_step": 1, "epoch": 1, OBJECTIVE: 1.67}]
+    assert not list(run("d", status="diverged", history=history).data_problems())
+
+
+def test_a_sweeps_null_and_the_word_linear_are_one_configuration():
+    named, null = (
+        Run.from_json({"id": "r", "tags": [], "config": {"activation": value}})
+        for value in ("linear", None)
+    )
+    assert named.configuration_key() == null.configuration_key()

@@ -1,0 +1,51 @@
+"""confirm.py: the interval of the gain, and its sentence."""
+
+import pytest
+from analysis_helpers import results, run, sweep
+from scipy import stats
+
+from analysis import confirm
+from segmentation.errors import UserError
+
+
+def test_the_gain_is_students_paired_interval(random):
+    best, baseline = random.normal(0.2, 0.01, 6), random.normal(0.23, 0.02, 6)
+    gain, witness = confirm.compare(best, baseline), stats.ttest_rel(baseline, best)
+    low, high = witness.confidence_interval(0.95)
+    assert (gain.mean - gain.margin, gain.mean + gain.margin) == pytest.approx((low, high))
+    assert (witness.pvalue < 0.05) == ("beat" in gain.statement)
+
+
+@pytest.mark.parametrize(
+    ("best", "word"),
+    [
+        ((0.1, 0.11, 0.12), "The search beat the baseline by 0.09"),
+        ((0.2, 0.2, 0.21), "noise"),
+        ((0.3, 0.31, 0.32), "The baseline beat the search by 0.10"),
+    ],
+)
+def test_confirmation_in_a_sentence(best, word, tmp_path):
+    winner = run("w", (0.1,), learning_rate=0.0071224341, seed=7)
+    pairs = [
+        run(f"b{seed}", (value,), learning_rate=0.007122, seed=seed, epochs=9)
+        for seed, value in enumerate(best)
+    ]
+    pairs += [
+        run(f"p{seed}", (value,), seed=seed, epochs=9)
+        for seed, value in enumerate((0.2, 0.21, 0.2))
+    ]
+    pairs += [
+        run("alone", (0.2,), seed=5, epochs=9),
+        run("sick", (0.2,), seed=6, epochs=9, status="diverged"),
+    ]
+    section = confirm.make(results(sweep(winner), tmp_path), sweep(*pairs))
+    assert word in section.notes[0].text
+    assert "3 seeds" in section.notes[0].text
+    assert any(note.text.startswith("1 finished runs") for note in section.notes)
+    assert {path.name for path in section.write()} == {"confirm.png", "confirm.csv", "confirm.md"}
+
+
+def test_one_pair_confirms_nothing(tmp_path):
+    made = results(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
+    with pytest.raises(UserError, match="two pairs are the fewest"):
+        confirm.make(made, sweep(run("b", (0.1,), batch_size=4), run("p", (0.2,))))
