@@ -28,7 +28,8 @@ import numpy as np
 from patchify import patchify
 
 from segmentation.labels import COLORS, NUM_CLASSES
-from segmentation.prepare import Options, prepare
+from segmentation.prepare import prepare
+from segmentation.prepared import PrepareOptions
 from segmentation.sources import Part, find_parts, find_root
 
 SIZE = 256
@@ -53,7 +54,7 @@ def ours(root: Path) -> None:
         prepare(
             root,
             Path(folder) / "set",
-            Options(patch_size=SIZE, grid="crop", split="random"),
+            PrepareOptions(patch_size=SIZE, grid="crop", split="random"),
             workers=WORKERS,
         )
 

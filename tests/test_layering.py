@@ -10,9 +10,9 @@ PACKAGES = ("segmentation", "analysis", "loopback")
 
 # Modules of `segmentation` by tier; each may import those of lower tiers and, within a tier, those listed before it.
 TIERS = [
-    ["errors", "config", "labels", "ending"],
+    ["errors", "config", "labels", "ending", "files", "download"],
     ["options", "tiling", "splits", "prepared", "augmentation", "metrics", "sources"],
-    ["prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"],
+    ["convert", "prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"],
     ["tracking", "record", "gaussian", "trials", "halving", "multifidelity", "search"],
 ]
 ORDER = {
@@ -55,7 +55,7 @@ def test_segmentation_imports_downwards(path):
         )
 
 
-@pytest.mark.parametrize("name", [*TIERS[0], *TIERS[1], "prepare", "synthetic"])
+@pytest.mark.parametrize("name", [*TIERS[0], *TIERS[1], "convert", "prepare", "synthetic"])
 def test_the_light_tiers_import_no_framework(name):
     roots = {used.split(".")[0] for used in imports(ROOT / "segmentation" / f"{name}.py")}
     assert not roots & (HEAVY | {"wandb"})

@@ -18,14 +18,15 @@ import pytest
 from click.testing import CliRunner
 
 from segmentation import synthetic
-from segmentation.errors import UserError
+from segmentation.errors import BadFilesError, UserError
 from segmentation.labels import CLASSES, COLORS, IGNORE, count, encode
-from segmentation.prepare import FILES, BadInputError, Options, main, prepare
+from segmentation.prepare import main, prepare
+from segmentation.prepared import FILES, PrepareOptions
 from segmentation.splits import OVERLAPPING
 from segmentation.tiling import positions
 
 ROOT = Path(__file__).parents[1]
-SMALL = Options(patch_size=32)
+SMALL = PrepareOptions(patch_size=32)
 
 # Counted with np.unique over the packed colours of the 72 masks; the shares in per cent are 13.31, 52.36, 9.35, 10.31, 13.61,
 # 0.51 and 0.56, as measured before.
@@ -85,7 +86,7 @@ def save(path, pixels):
 
 @pytest.mark.parametrize("grid", ["cover", "crop"])
 def test_every_stored_patch_is_where_the_table_says(city, tmp_path, grid):
-    prepare(city, tmp_path / "set", Options(patch_size=32, grid=grid))
+    prepare(city, tmp_path / "set", PrepareOptions(patch_size=32, grid=grid))
     stored, masks = (
         np.load(tmp_path / "set" / name, mmap_mode="r") for name in ("images.npy", "masks.npy")
     )
@@ -147,14 +148,14 @@ def test_no_ground_lies_in_two_splits(prepared):
 
 
 def test_random_split_is_marked_as_leaking(city, tmp_path):
-    prepare(city, tmp_path / "set", Options(patch_size=32, split="random"))
+    prepare(city, tmp_path / "set", PrepareOptions(patch_size=32, split="random"))
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["leaks"] is True and manifest["patches"]["test"] == 0
     assert manifest["patches"]["val"] == -(-manifest["patches"]["total"] // 5)
 
 
 def test_scale_keeps_the_grid_and_shrinks_the_patches(city, prepared, tmp_path):
-    prepare(city, tmp_path / "set", Options(patch_size=32, scale=4))
+    prepare(city, tmp_path / "set", PrepareOptions(patch_size=32, scale=4))
     full, small = rows_of(prepared), rows_of(tmp_path / "set")
     place = ("tile", "part", "row", "column", "split")
     assert [[row[name] for name in place] for row in full] == [
@@ -383,7 +384,7 @@ def test_a_disk_that_fails_late_leaves_nothing(city, tmp_path, name, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(
-        f"segmentation.prepare.{name}" if name.startswith("_") else f"pathlib.Path.{name}", full
+        f"segmentation.prepared.{name}" if name.startswith("_") else f"pathlib.Path.{name}", full
     )
     result = run(city, tmp_path / "set", "--patch-size", 32)
     assert (
@@ -418,19 +419,19 @@ def test_unknown_colors_stop_or_are_ignored(copy, tmp_path):
     mask[0, :5] = (10, 20, 30)
     save(path, mask)
     with pytest.raises(
-        BadInputError,
+        BadFilesError,
         match=r"1 file cannot be used:\n  Tile 1/masks/image_part_001.png: .* #0A141E on 5 px",
     ):
         prepare(copy, tmp_path / "set", SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
-    assert prepare(copy, tmp_path / "set", Options(patch_size=32, on_unknown="ignore"))
+    assert prepare(copy, tmp_path / "set", PrepareOptions(patch_size=32, on_unknown="ignore"))
     assert (np.load(tmp_path / "set" / "masks.npy")[0, 0, :5] == IGNORE).all()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--scale", "5"], "--patch-size 256 is no multiple of --scale 5"),
+        (["--scale", "5"], "--patch-size 256 is not a multiple of --scale 5"),
         (["--grid", "hexagons"], "'hexagons' is not one of"),
         (["--patch-size", "0"], "0 is not in the range"),
     ],
@@ -472,7 +473,7 @@ def test_two_runs_at_once_do_not_mix(city, tmp_path):
     (tmp_path / ".set.partial").mkdir()
     lock = os.open(tmp_path / ".set.partial", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    assert "another run is preparing" in run(city, tmp_path / "set", "--patch-size", 32).output
+    assert "another process is writing" in run(city, tmp_path / "set", "--patch-size", 32).output
     os.close(lock)
     assert run(city, tmp_path / "set", "--patch-size", 32).exit_code == 0
 
@@ -480,9 +481,9 @@ def test_two_runs_at_once_do_not_mix(city, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from segmentation import prepare as module
+from segmentation import prepare, prepared
 name, calls = sys.argv[3], int(sys.argv[4])
-owner = module if hasattr(module, name) else module._Store if hasattr(module._Store, name) else Path
+owner = next(owner for owner in (prepared, prepared.ArrayWriter, Path) if hasattr(owner, name))
 original = getattr(owner, name)
 def deadly(*arguments, **keywords):
     global calls
@@ -491,18 +492,18 @@ def deadly(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **keywords)
 setattr(owner, name, deadly)
-options = module.Options(patch_size=32)
-module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), options, force=len(sys.argv) > 5)
+options = prepared.PrepareOptions(patch_size=32)
+prepare.prepare(Path(sys.argv[1]), Path(sys.argv[2]), options, force=len(sys.argv) > 5)
 """
 
 
 @pytest.mark.parametrize(
     ("where", "calls"),
     [
-        ("put", 0),
-        ("put", 30),
+        ("write_rows", 0),
+        ("write_rows", 30),
         ("_write_table", 0),
-        ("_manifest", 0),
+        ("_counts", 0),
         ("write_text", 0),
         ("rename", 0),
     ],
@@ -522,7 +523,7 @@ def test_kill_leaves_no_half_set_and_the_next_run_makes_the_same(
 @pytest.mark.parametrize("calls", [0, 1])
 def test_kill_while_replacing_leaves_a_whole_set_or_none(city, prepared, tmp_path, calls):
     out = tmp_path / "set"
-    prepare(city, out, Options(patch_size=32, grid="crop"))
+    prepare(city, out, PrepareOptions(patch_size=32, grid="crop"))
     command = [sys.executable, "-c", KILLED, str(city), str(out), "rename", str(calls), "force"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert out.exists() == (calls == 0)
