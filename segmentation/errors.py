@@ -8,10 +8,11 @@ import click
 
 
 class UserError(click.ClickException):
-    """An error that the user can repair. Its message names the file, option or value, the limit, and the next step.
+    """An error that the user can repair.
 
-    Every command prints it as `Error: message` and exits with code 1, because click does so for its own exceptions.
-    All other exceptions are bugs and keep their traceback.
+    Its message names the file, option or value, the limit, and the next step. Every command prints
+    `Error: message` and exits with code 1, because click does so for its own exceptions. All other
+    exceptions are bugs and keep their traceback.
     """
 
 

@@ -14,10 +14,11 @@ from segmentation.errors import UserError
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields an empty temporary folder; renames it to `out` on success, deletes it on failure.
 
-    The temporary folder is `.NAME.partial` beside `out`. An existing `out` is replaced by the rename,
-    and until then it stays as it is. The next call removes what a killed process left behind.
-    A lock keeps two processes from writing the same folder. The system releases it when a process
-    ends, however it ends.
+    The temporary folder is `.NAME.partial` beside `out`. An existing `out` does not change before
+    the rename replaces it. The next call removes what a killed process left behind.
+
+    A lock keeps two processes from writing the same folder. The system releases it when the
+    process ends, however it ends.
 
     Raises:
         UserError: Another process is writing `out`.

@@ -204,7 +204,7 @@ def _by_class(values: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, floa
 
 
 def data_checksum(sources: Mapping[str, str], options: PrepareOptions) -> str:
-    """SHA-256 over everything that determines the set. Runs record it as the version of the data."""
+    """SHA-256 over everything that determines the set. Runs record it as the data's version."""
     content = [FORMAT_VERSION, asdict(options), CLASSES, COLORS.tolist(), dict(sources)]
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -304,8 +304,8 @@ class PreparedSet:
     def images(self) -> NDArray[np.uint8]:
         """(N, p, p, 3) uint8 RGB, memory-mapped.
 
-        Never shorten a file of a set in place: the system kills processes that have it mapped with
-        SIGBUS. `prepare` renames whole folders instead, and a mapping outlives the name of its file.
+        Never shorten a file of a set in place: a process that has it mapped dies of SIGBUS.
+        `prepare` renames whole folders instead, and a mapping outlives the name of its file.
         """
         return self._mapped("images.npy")
 

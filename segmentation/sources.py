@@ -42,7 +42,7 @@ _MAX_UNREAD = 64
 """Bytes that a decoder may leave unread at the end of a JPEG's only scan: some encoders pad."""
 
 _LOOKAHEAD = bytes(16)
-"""libjpeg reads up to 8 bytes beyond the last byte of a scan into a register, without using them."""
+"""libjpeg reads up to 8 bytes beyond the end of a scan into a register, without using them."""
 
 Size = tuple[int, int]
 """Height and width in px."""
@@ -326,7 +326,7 @@ def _decode_jpeg(content: bytes, name: str) -> NDArray[np.uint8]:
     many scans and are decoded only at their end marker: only damage to their markers is found.
 
     Raises:
-        UserError: Pillow cannot decode the file, or its only scan holds too much or too little data.
+        UserError: Pillow cannot decode the file, or its only scan has too much or too little data.
     """
     _, scan = _jpeg_header(content, name)
     single = content.find(bytes((0xFF, _JPEG_SCAN)), scan + 2) < 0

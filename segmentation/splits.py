@@ -2,8 +2,9 @@
 
 Facts about the Dubai set that this code relies on. Each was measured on all 72 pairs:
 
-- It has 8 tiles. Each tile is one image, cut row by row into 3 x 3 parts without overlap. Parts are 509 to 2149 px wide or high, and parts of one tile differ by at most 1 px.
-  Together they have 99,032,243 px.
+- It has 8 tiles. Each tile is one image, cut row by row into 3 x 3 parts without overlap. Parts are
+  509 to 2149 px wide or high, and parts of one tile differ by at most 1 px. Together they have
+  99,032,243 px.
 - Tiles overlap on the ground: see OVERLAPPING. Two independent annotations of the same pixels
   agree on 81.0 % of them in tiles 7 and 8, and on 84.5 % in tiles 1 and 3.
 - Not all tiles show all classes: tile 4 has no Unlabeled.

@@ -35,8 +35,9 @@ def positions(height: int, width: int, size: int, grid: str) -> NDArray[np.int64
         grid: A key of GRIDS.
     """
     rows, columns = GRIDS[grid](height, size), GRIDS[grid](width, size)
-    corners = np.meshgrid(rows, columns, indexing="ij")
-    return np.stack(corners, axis=-1).reshape(-1, 2).astype(np.int64, copy=False)
+    grid_points = np.meshgrid(rows, columns, indexing="ij")
+    corners: NDArray[np.int64] = np.stack(grid_points, axis=-1).reshape(-1, 2)
+    return corners
 
 
 def cut(image: NDArray[Scalar], size: int, grid: str) -> tuple[NDArray[Scalar], NDArray[np.int64]]:
