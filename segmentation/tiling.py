@@ -1,69 +1,96 @@
-"""One part <-> its patches: where they lie, cutting them out, shrinking them. NumPy and patchify only."""
+"""Cuts images and masks into patches and shrinks the patches. Needs only NumPy and patchify."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from patchify import patchify
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 
-def _crop(length: int, size: int) -> np.ndarray:
-    """Multiples of `size` from the near edge; what is left over at the far edge is dropped. The published protocol."""
+
+def _crop(length: int, size: int) -> NDArray[np.int64]:
+    """Starts of patches side by side. A remainder at the far edge is dropped: the published way."""
     return np.arange(0, length - size + 1, size)
 
 
-def _cover(length: int, size: int) -> np.ndarray:
-    """As `_crop`, and where something is left over, one more that ends at the far edge: every pixel is used."""
+def _cover(length: int, size: int) -> NDArray[np.int64]:
+    """As `_crop`, plus one patch that ends at the far edge where there is a remainder."""
     starts = _crop(length, size)
     return starts if length % size == 0 else np.append(starts, length - size)
 
 
-GRIDS = {"cover": _cover, "crop": _crop}
-"""Grid name -> the starts of the patches along one axis."""
+GRIDS: dict[str, Callable[[int, int], NDArray[np.int64]]] = {"cover": _cover, "crop": _crop}
+"""Name of the grid -> function (length, size of a patch) -> starts of the patches on one axis."""
 
 
-def positions(height: int, width: int, size: int, grid: str) -> np.ndarray:
-    """(n, 2) int64, row-major: row and column of every patch's top-left pixel in a part of height x width px."""
+def positions(height: int, width: int, size: int, grid: str) -> NDArray[np.int64]:
+    """(n, 2) int64: row and column of each patch's top-left pixel, row by row.
+
+    Args:
+        height: Height of the part in px.
+        width: Width of the part in px.
+        size: Side of a patch in px.
+        grid: A key of GRIDS.
+    """
     rows, columns = GRIDS[grid](height, size), GRIDS[grid](width, size)
-    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    grid_points = np.meshgrid(rows, columns, indexing="ij")
+    corners: NDArray[np.int64] = np.stack(grid_points, axis=-1).reshape(-1, 2)
+    return corners
 
 
-def cut(image: np.ndarray, size: int, grid: str) -> tuple[np.ndarray, np.ndarray]:
-    """Patches of an image (h, w, 3) or mask (h, w): (n, size, size[, 3]) of its dtype, and their (n, 2) `positions`.
+def cut(image: NDArray[Scalar], size: int, grid: str) -> tuple[NDArray[Scalar], NDArray[np.int64]]:
+    """The patches of an image (h, w, 3) or mask (h, w), and their positions.
 
-    Both sides must be at least `size`. The patches are copies.
+    Both sides of the image must be at least `size`.
+
+    Returns:
+        (n, size, size[, 3]) patches with the dtype of the image, copied, and (n, 2) `positions`.
     """
-    where = positions(*image.shape[:2], size, grid)
-    windows = patchify(
-        image, (size, size, *image.shape[2:]), step=1
-    )  # a view of every window there is, nothing copied
-    if image.ndim == 3:
-        windows = windows[
-            :, :, 0
-        ]  # patchify slides along the channels too, and finds one place there
-    return windows[where[:, 0], where[:, 1]], where
+    height, width, *channels = image.shape
+    corners = positions(height, width, size, grid)
+    # patchify gives a view of the window at every pixel. Only the chosen windows are copied.
+    windows = patchify(image, (size, size, *channels), step=1)
+    if channels:
+        windows = windows[:, :, 0]  # patchify has an axis for positions along the channels: one
+    patches: NDArray[Scalar] = windows[corners[:, 0], corners[:, 1]]
+    return patches, corners
 
 
-def shrink_images(images: np.ndarray, scale: int) -> np.ndarray:
-    """Mean of every scale x scale block, rounded half up: (n, p, p, 3) uint8 -> (n, p / scale, p / scale, 3) uint8."""
+def shrink_images(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Mean of each scale x scale block, rounded half up.
+
+    (n, p, p, 3) uint8 -> (n, p / scale, p / scale, 3) uint8.
+    """
     area = scale * scale
-    return ((_block_sums(images, scale, np.uint32) + area // 2) // area).astype(np.uint8)
+    return ((_block_sums(images, scale) + area // 2) // area).astype(np.uint8)
 
 
-def shrink_masks(masks: np.ndarray, scale: int, values: tuple[int, ...]) -> np.ndarray:
-    """Most frequent value of every scale x scale block: (n, p, p) uint8 -> (n, p / scale, p / scale) uint8.
+def shrink_masks(
+    masks: NDArray[np.uint8], scale: int, values: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Most frequent value of each scale x scale block.
 
-    `values` lists every value that occurs; of those that tie, the one listed first wins.
+    (n, p, p) uint8 -> (n, p / scale, p / scale) uint8. `values` lists all values that occur. In a
+    tie the value that is listed first wins.
     """
-    best = np.zeros((len(masks), *(side // scale for side in masks.shape[1:])), np.uint32)
-    winner = np.full(best.shape, values[0], np.uint8)
+    most = np.zeros((len(masks), *(side // scale for side in masks.shape[1:])), np.uint32)
+    winner = np.full(most.shape, values[0], np.uint8)
     for value in values:
-        votes = _block_sums((masks == value).view(np.uint8), scale, np.uint32)
-        winner[votes > best] = value
-        np.maximum(best, votes, out=best)
+        votes = _block_sums((masks == value).view(np.uint8), scale)
+        winner[votes > most] = value
+        np.maximum(most, votes, out=most)
     return winner
 
 
-def _block_sums(arrays: np.ndarray, scale: int, dtype: type) -> np.ndarray:
-    """Sum of every scale x scale block over axes 1 and 2. Whole rows first: they add up fast, and leave less to pick from."""
-    rows = arrays[:, 0::scale].astype(dtype)
+def _block_sums(arrays: NDArray[np.uint8], scale: int) -> NDArray[np.uint32]:
+    """Sum of each scale x scale block over axes 1 and 2.
+
+    Rows are added first. Whole rows are contiguous, and adding them leaves fewer values for the
+    slower sums along the columns.
+    """
+    rows = arrays[:, 0::scale].astype(np.uint32)
     for offset in range(1, scale):
         rows += arrays[:, offset::scale]
     sums = rows[:, :, 0::scale].copy()

@@ -23,7 +23,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("shared machine")
 
 
-pytest_plugins = ["loopback_helpers", "account_helpers"]
+pytest_plugins = ["loopback_helpers", "account_helpers", "prepare_helpers"]
 
 LONGEST = [
     "account",

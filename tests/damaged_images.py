@@ -1,4 +1,4 @@
-"""Image files that are damaged or odd in a known way, and a disk that is full, for the tests of prepare and predict."""
+"""Damaged and unusual image files, and a full disk, for the tests of prepare and predict."""
 
 import resource
 import struct
@@ -16,14 +16,14 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 
 def turned(content: bytes) -> bytes:
-    """A JPEG file with EXIF orientation 6: viewers turn it by 90 degrees."""
+    """The JPEG file `content` with EXIF orientation 6: viewers turn it by 90 degrees."""
     entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4)
     return content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
 
 
 def png_of_size(height: int, width: int) -> bytes:
-    """A PNG whose chunks are correct and whose header states that size, with data of one byte."""
+    """A PNG file with correct chunks, whose header states that size but which has no such data."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in (
@@ -36,7 +36,7 @@ def png_of_size(height: int, width: int) -> bytes:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Writing beyond `size` bytes in a file fails, as on a full disk."""
+    """In the block, writing more than `size` bytes to a file fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""Truths about the classes, their colours, and the way between the two."""
+"""The classes, their colours, and the conversion between the two."""
 
 import io
 
@@ -66,7 +66,7 @@ def test_black_is_ignore_and_ignore_is_black():
     assert not decode(np.full((2, 3), IGNORE, np.uint8)).any()
 
 
-def test_unknown_color_names_file_color_count_and_first_pixel():
+def test_the_error_for_unknown_colors_names_file_color_count_and_first_pixel():
     color_mask = decode(np.zeros((5, 7), np.uint8))
     color_mask[2, 4] = color_mask[3, 1] = (1, 2, 0xFE)
     color_mask[4, 6] = (9, 9, 9)
@@ -82,7 +82,7 @@ def test_unknown_color_names_file_color_count_and_first_pixel():
 
 
 @given(masks, st.randoms(use_true_random=False))
-def test_palette_masks_give_the_labels_of_rgb_ones(mask, random):
+def test_palette_masks_give_the_same_labels_as_rgb_masks(mask, random):
     order = list(range(NUM_CLASSES + 1))
     random.shuffle(order)
     colors = np.append(COLORS, np.zeros((1, 3), np.uint8), axis=0)[order]

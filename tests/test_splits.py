@@ -1,4 +1,4 @@
-"""Truths about the splits: ground that two tiles share never lies on both sides."""
+"""Splits: tiles that show the same ground are in one split, and train holds all classes."""
 
 from itertools import combinations
 
@@ -11,7 +11,9 @@ from sklearn.model_selection import train_test_split
 from segmentation.errors import UserError
 from segmentation.splits import OVERLAPPING, SPLITS, at_random, by_tiles, groups
 
-REAL = {  # pixels of Building, Land, Road, Vegetation, Water, Unlabeled and black in the real set's tiles, counted with np.unique
+# Pixels of Building, Land, Road, Vegetation, Water, Unlabeled and black in the tiles of the Dubai
+# set, counted with np.unique.
+REAL = {
     1: (245227, 2879265, 589163, 216749, 646632, 39985, 0),
     2: (306455, 1487689, 316813, 143896, 181051, 57792, 0),
     3: (119347, 1861320, 298773, 175516, 1477809, 105733, 306),
@@ -25,7 +27,7 @@ REAL = {  # pixels of Building, Land, Road, Vegetation, Water, Unlabeled and bla
 
 @st.composite
 def counts(draw):
-    """Pixels per class of some tiles that make at least three groups; classes may be missing here and there."""
+    """Tile -> pixels per class, for at least three groups of tiles; tiles may lack classes."""
     tiles = draw(
         st.sets(st.integers(1, 12), min_size=4, max_size=10).filter(
             lambda tiles: len(groups(sorted(tiles))) >= 3
@@ -35,14 +37,14 @@ def counts(draw):
     return {tile: np.array(draw(pixels)) for tile in sorted(tiles)}
 
 
-def test_groups_join_what_overlaps():
+def test_groups_join_tiles_that_overlap():
     assert groups(list(range(1, 9))) == [(1, 3), (2,), (4, 7, 8), (5,), (6,)]
     assert groups([3, 7, 9]) == [(3,), (7,), (9,)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(counts())
-def test_whole_tiles_leave_no_leak_and_train_holds_all_classes(tiles):
+def test_no_group_is_divided_and_train_holds_all_classes(tiles):
     shown = np.array([sum(tiles[tile] for tile in unit)[:6] > 0 for unit in groups(list(tiles))])
     possible = any(
         np.delete(shown, pair, axis=0).any(axis=0).all()
@@ -59,7 +61,7 @@ def test_whole_tiles_leave_no_leak_and_train_holds_all_classes(tiles):
     assert (sum(tiles[tile] for tile in tiles if split[tile] == "train")[:6] > 0).all()
 
 
-def test_the_real_set_is_split_so():
+def test_the_splits_of_the_real_set():
     split = by_tiles({tile: np.array(pixels) for tile, pixels in REAL.items()})
     assert split == {
         4: "train",
@@ -79,7 +81,7 @@ def test_the_choice_does_not_depend_on_the_order_of_tiles(order):
     assert by_tiles({tile: pixels[tile] for tile in order}) == by_tiles(pixels)
 
 
-def test_many_tiles_come_near_the_targets():
+def test_splits_of_many_tiles_are_close_to_the_targets():
     split = by_tiles(
         {tile: np.random.default_rng(tile).integers(100, 1000, 7) for tile in range(1, 41)}
     )
@@ -87,25 +89,25 @@ def test_many_tiles_come_near_the_targets():
     assert 24 <= number["train"] <= 32 and number["val"] >= 4 and number["test"] >= 4
 
 
-def test_too_little_ground_says_the_way_out():
+def test_the_error_for_too_few_groups_says_what_to_do():
     with pytest.raises(UserError, match=r"make 2 groups .*--split random"):
         by_tiles({1: np.ones(7), 3: np.ones(7), 2: np.ones(7)})
 
 
-def test_an_absent_class_is_named():
+def test_the_error_for_an_absent_class_names_it():
     pixels = np.array([1, 1, 1, 1, 0, 1, 1])
     with pytest.raises(UserError, match="any Water"):
         by_tiles(dict.fromkeys((1, 2, 5, 6), pixels))
 
 
 @pytest.mark.parametrize("count", [5, 64, 1305])
-def test_random_agrees_with_sklearn(count):
+def test_the_random_split_agrees_with_sklearn(count):
     train, val = train_test_split(np.arange(count), test_size=0.2, random_state=42)
     split = np.array(at_random(count))
     np.testing.assert_array_equal(np.flatnonzero(split == "val"), np.sort(val))
     np.testing.assert_array_equal(np.flatnonzero(split == "train"), np.sort(train))
 
 
-def test_a_single_patch_leaves_a_split_empty():
+def test_a_single_patch_cannot_be_split():
     with pytest.raises(UserError, match="1 patch cannot be split"):
         at_random(1)

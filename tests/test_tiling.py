@@ -1,4 +1,4 @@
-"""Truths about grids, cutting and shrinking; brute force is the witness."""
+"""Grids, cutting and shrinking, compared with brute force."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def parts(draw):
 
 
 @given(parts())
-def test_cover_uses_every_pixel_and_no_patch_twice(part):
+def test_cover_uses_every_pixel_with_the_fewest_patches(part):
     height, width, size = part
     used = np.zeros((height, width), int)
     where = positions(height, width, size, "cover")
@@ -36,7 +36,7 @@ def test_cover_uses_every_pixel_and_no_patch_twice(part):
 
 
 @given(parts())
-def test_crop_is_the_top_left_without_overlap(part):
+def test_crop_uses_the_pixels_at_the_top_left_once(part):
     height, width, size = part
     used = np.zeros((height, width), int)
     for row, column in positions(height, width, size, "crop"):
@@ -48,7 +48,7 @@ def test_crop_is_the_top_left_without_overlap(part):
 
 @pytest.mark.parametrize("grid", GRIDS)
 @given(part=parts())
-def test_patches_are_slices_of_the_part(grid, part):
+def test_patches_equal_slices_of_the_part(grid, part):
     height, width, size = part
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     patches, where = cut(image, size, grid)
@@ -61,12 +61,12 @@ def test_patches_are_slices_of_the_part(grid, part):
     assert where.tolist() == sorted(where.tolist())
 
 
-def test_grids_agree_where_the_size_divides_both_sides():
+def test_grids_agree_if_the_size_divides_both_sides():
     np.testing.assert_array_equal(positions(12, 20, 4, "cover"), positions(12, 20, 4, "crop"))
 
 
 @given(st.integers(1, 4), st.data())
-def test_shrunk_masks_hold_the_majority(scale, data):
+def test_shrunk_masks_hold_the_most_frequent_value(scale, data):
     side = 3 * scale
     masks = data.draw(
         arrays(np.uint8, (2, side, side), elements=st.sampled_from([0, 1, 4, IGNORE]))
@@ -93,7 +93,7 @@ def test_large_blocks_do_not_overflow():
     assert shrink_masks(white[..., 0], 64, VALUES).tolist() == [[[IGNORE]]]
 
 
-def test_ties_go_to_the_first_class_and_ignore_comes_last():
+def test_ties_go_to_the_first_class_and_ignore_loses_them():
     assert shrink_masks(np.array([[[2, 1], [1, 2]]], np.uint8), 2, VALUES).item() == 1
     assert shrink_masks(np.array([[[IGNORE, 5], [5, IGNORE]]], np.uint8), 2, VALUES).item() == 5
     assert (

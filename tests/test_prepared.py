@@ -1,0 +1,109 @@
+"""The format of a prepared set: what it holds, and that damaged sets are refused."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from prepare_helpers import read_image, read_table
+
+from segmentation.errors import UserError
+from segmentation.labels import CLASSES, count, encode
+from segmentation.prepared import FILES, PreparedSet
+
+
+def test_the_manifest_counts_patches_and_pixels_correctly(city, city_set):
+    manifest = json.loads((city_set / "manifest.json").read_text())
+    rows, masks = read_table(city_set), np.load(city_set / "masks.npy")
+    splits = np.array([row["split"] for row in rows])
+    assert (
+        manifest["format_version"] == 1
+        and manifest["leaks"] is False
+        and manifest["patch_size"] == 32
+    )
+    assert manifest["patches"] == {
+        "total": len(rows),
+        **{name: int((splits == name).sum()) for name in ("train", "val", "test")},
+    }
+    for name in ("train", "val", "test"):
+        assert list(manifest["pixels"][name].values()) == count(masks[splits == name]).tolist()
+        assert manifest["split"]["tiles"][name] == sorted(
+            {int(row["tile"]) for row in rows if row["split"] == name}
+        )
+        assert sum(manifest["split"]["shares"][name].values()) == pytest.approx(1, abs=1e-5)
+    raw = sum(count(encode(read_image(path))) for path in city.glob("Tile */masks/*.png"))
+    assert list(manifest["pixels"]["raw"].values()) == raw.tolist()
+    assert len(manifest["sources"]) == 72 and len(manifest["checksum"]) == 64
+    assert all(manifest["pixels"]["train"][name] > 0 for name in CLASSES)
+
+
+def test_the_manifest_holds_the_checksums_of_the_files(city_set):
+    files = json.loads((city_set / "manifest.json").read_text())["files"]
+    assert files == {
+        name: hashlib.sha256((city_set / name).read_bytes()).hexdigest() for name in FILES[:-1]
+    }
+
+
+def test_the_error_for_a_folder_without_a_set_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match=r"python -m segmentation\.prepare RAW"):
+        PreparedSet.open(tmp_path)
+
+
+def test_a_set_of_another_format_version_is_refused(tiny_set, tmp_path):
+    shutil.copy(tiny_set / "manifest.json", tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text()) | {"format_version": 99}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"format 99.*prepare it again"):
+        PreparedSet.open(tmp_path)
+
+
+def test_a_split_without_patches_is_an_error_that_names_it(tiny_set):
+    with pytest.raises(UserError, match="no holdout patches"):
+        PreparedSet.open(tiny_set).indices("holdout")
+
+
+DAMAGED = {
+    "images.npy": lambda content: content[:-100],
+    "masks.npy": lambda content: content[:200] + bytes([77]) + content[201:],
+    "patches.csv": lambda content: content + content.splitlines(keepends=True)[-1],
+    "manifest.json": lambda content: b"{}",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("how", ["damaged", "empty", "garbage", "missing", "folder"])
+def test_a_damaged_set_is_refused_when_it_is_opened(tiny_set, tmp_path, name, how):
+    file = shutil.copytree(tiny_set, tmp_path / "set") / name
+    PreparedSet.open(file.parent)
+    contents = {
+        "damaged": DAMAGED[name],
+        "empty": lambda _: b"",
+        "garbage": lambda content: bytes(reversed(content)),
+    }
+    if how in contents:
+        file.write_bytes(contents[how](file.read_bytes()))
+    else:
+        file.unlink()
+    if how == "folder":
+        file.mkdir()
+    with pytest.raises(UserError, match=r"python -m segmentation\.prepare RAW") as error:
+        PreparedSet.open(file.parent)
+    assert str(file if name != "manifest.json" else file.parent) in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_an_array_replaced_by_one_of_the_same_shape_is_refused(tiny_set, tmp_path):
+    images = np.load(shutil.copytree(tiny_set, tmp_path / "set") / "images.npy")
+    np.save(tmp_path / "set" / "images.npy", images[::-1])
+    with pytest.raises(UserError, match=r"images\.npy is not the file that was prepared"):
+        PreparedSet.open(tmp_path / "set")
+
+
+def test_a_set_without_checksums_is_refused(tiny_set, tmp_path):
+    file = shutil.copytree(tiny_set, tmp_path / "set") / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["files"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="older version made this set"):
+        PreparedSet.open(file.parent)
