@@ -38,9 +38,11 @@ def test_every_page_is_linked_from_the_readme():
 
 
 def test_a_dry_run_of_make_demo_runs_nothing(tmp_path):
-    """`make -n` runs each recipe line that holds $(MAKE), and with it whatever else the line holds."""
+    """`make -n` executes recipe lines that hold $(MAKE), and with them all else in the line."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements.lock").touch()
+    (tmp_path / "loopback").mkdir()
+    (tmp_path / "loopback" / "pyproject.toml").touch()
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
