@@ -114,7 +114,7 @@ def _features(images: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def overlaps_table(raw: Path, fewest: int = 50) -> str:
-    """One row per pair of tiles of which one similarity transform maps at least `fewest` features."""
+    """One row per pair of tiles with at least `fewest` features that one transform maps."""
     found = {tile: _features(images) for tile, images in tiles(raw)}
     cv2.setRNGSeed(0)
     lines = ["| tiles | features that agree | scale between them |", "|---|---|---|"]
