@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up by themselves, in a private .venv.
+# Every target installs what it needs into .venv first.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 RUN := .venv/bin/python
@@ -7,13 +7,21 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
 
-.PHONY: help demo report test clean
+.PHONY: help install demo report test clean
 
 help:
-	@echo "make demo    a made-up city, a baseline, a sweep and its report: minutes on a laptop, no account"
-	@echo "make report SWEEP=entity/project/sweep_id [DATA=data/prepared] [OUT=results/name]    every figure of a sweep"
-	@echo "make test    style, layering and every truth the tests state"
-	@echo "make clean   remove .venv (data, runs and results stay)"
+	@echo "make install  install everything into .venv, in the exact versions of requirements.lock"
+	@echo "make demo     a made-up city, a baseline, a sweep and its report: minutes on a laptop, no account"
+	@echo "make report SWEEP=entity/project/sweep_id [DATA=data/prepared] [OUT=results/name]"
+	@echo "              every figure of a sweep, and one page with all of them"
+	@echo "make test     linting, types and all tests"
+	@echo "make clean    remove .venv (data, runs and results stay)"
+
+install: .venv/.ready
+	@echo "Installed into .venv. Next:"
+	@echo "  source .venv/bin/activate    once per terminal"
+	@echo "  make demo                    a whole project in minutes, without an account"
+	@echo "GPU, conda, notebooks and the real data: README.md"
 
 # Compiled here: where Python may not write bytecode, each start would compile TensorFlow anew.
 .venv/.ready: requirements.lock loopback/pyproject.toml

@@ -1,54 +1,47 @@
-"""What the README says exists, and its table of hyperparameters is Config's."""
+"""What the README and the Makefile say exists; the table of hyperparameters is Config's."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from segmentation.options import table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "loopback" / "README.md"]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_hyperparameters_is_made_from_config():
-    text = PAGES[0].read_text()
-    assert (
-        text.partition("made by: python -m segmentation.options -->\n")[2].partition("\n<!-- end")[
-            0
-        ]
-        == table()
-    )
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_links_and_pictures_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    assert all((page.parent / link).exists() for link in links if "://" not in link), links
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_commands_name_modules_and_sweeps_that_exist(page):
-    text = page.read_text()
-    modules = set(
-        re.findall(r"python -m ((?:segmentation|analysis|loopback|benchmarks)[.\w]*)", text)
-    )
-    assert modules and all(importlib.util.find_spec(module.rstrip(".")) for module in modules)
-    assert all((ROOT / name).exists() for name in re.findall(r"sweeps/\w+\.yaml", text))
+    marker = "made by: python -m segmentation.options -->\n"
+    assert README.partition(marker)[2].partition("\n<!-- end")[0] == table()
 
 
 def test_every_sweep_is_in_the_readme():
-    text = PAGES[0].read_text()
-    assert all(f"`{path.name}`" in text for path in (ROOT / "sweeps").glob("*.yaml"))
+    assert all(f"`{path.name}`" in README for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+def test_the_readme_recommends_one_sweep():
+    rows = [line for line in README.splitlines() if line.startswith("| `") and ".yaml`" in line]
+    assert len([row for row in rows if "**Recommended.**" in row]) == 1
+
+
+def test_sweeps_with_a_scheduler_are_marked_in_the_readme():
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    for path in (ROOT / "sweeps").glob("*.yaml"):
+        row = next(line for line in rows if f"`{path.name}`" in line)
+        assert row.endswith("| scheduler |") == ("\nscheduler:" in path.read_text()), path.name
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert all(f"(docs/{path.name})" in README for path in (ROOT / "docs").glob("*.md"))
 
 
 def test_a_dry_run_of_make_demo_runs_nothing(tmp_path):
-    """`make -n` runs each recipe line that holds $(MAKE), and with it whatever else the line holds."""
+    """`make -n` executes recipe lines that hold $(MAKE), and with them all else in the line."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements.lock").touch()
+    (tmp_path / "loopback").mkdir()
+    (tmp_path / "loopback" / "pyproject.toml").touch()
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
@@ -58,6 +51,15 @@ def test_a_dry_run_of_make_demo_runs_nothing(tmp_path):
     ).stdout
     assert "sweeps/demo.yaml" in shown and "analysis.report" in shown
     assert not (tmp_path / "ran").exists()
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    shown = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    targets = re.search(r"^\.PHONY: help (.+)$", makefile, re.M)[1].split()
+    assert re.findall(r"^make (\w+)", shown, re.M) == targets
 
 
 def test_the_makefile_has_the_two_commands():
