@@ -82,9 +82,10 @@ def losses_by_batch_size(
 ) -> dict[int, float]:
     """Size of a validation batch -> the loss named `loss` of the model on the validation split."""
     from segmentation import datasets, losses
+    from segmentation.split_sums import SplitSums
 
     function = losses.LOSSES[loss]()
-    model.compile(loss=function, metrics=[losses.SplitSums(function)])
+    model.compile(loss=function, metrics=[SplitSums(function)])
     batches = {size: datasets.Patches(prepared, "val", size) for size in sizes}
     return {
         size: float(model.evaluate(patches, return_dict=True, verbose=0)["loss"])

@@ -84,7 +84,6 @@ def seed(folder: Path, sizes: list[int]) -> None:
     """Fills a store with one sweep per size, named `sweep10` and so on, of finished runs."""
     store, chance = Store(folder), random.Random(0)  # noqa: S311  made-up runs
     project = store.ensure_project(None, "bench")
-    assert project is not None
     for size in sizes:
         with store.writing():
             text = {"config": yaml.safe_dump(SWEEP), "state": "RUNNING", "created_at": now()}

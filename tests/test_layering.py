@@ -17,14 +17,14 @@ LOOPBACK = "loopback/src/loopback"
 # Modules of a package in order: each may import only those listed before it.
 ORDER = {
     "segmentation": [
-        *("errors", "config", "labels", "ending", "files", "options", "tiling", "splits"),
-        *("sources", "prepared", "augmentation", "split_sums", "metrics", "convert", "download"),
-        *("prepare", "synthetic", "datasets", "models", "losses", "checkpoint", "callbacks"),
-        *("tracking", "evaluation"),
+        *("errors", "ending", "tensorflow_log", "tiling", "augmentation", "config", "labels"),
+        *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
+        *("synthetic", "checkpoint", "losses", "metrics", "split_sums", "datasets", "models"),
+        *("callbacks", "tracking", "evaluation"),
     ],
     "search": [
-        *("history", "space", "halving", "gaussian", "forecast", "policies", "multifidelity"),
-        *("optuna_bridge", "warm_start"),
+        *("settings", "history", "gaussian", "space", "halving", "tpe", "forecast", "warm_start"),
+        *("policies", "multifidelity", "optuna_bridge"),
     ],
 }
 
@@ -37,11 +37,8 @@ ALLOWED = {
 }
 
 FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
-WITHOUT_FRAMEWORK = [
-    *("errors", "config", "labels", "ending", "files", "options", "tiling", "splits", "sources"),
-    *("prepared", "augmentation", "convert", "download", "prepare", "synthetic"),
-]
-STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors"]
+WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("checkpoint")]
+STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "tensorflow_log"]
 
 # The only files that import wandb: one per direction, and the files that W&B itself loads.
 WANDB = {
