@@ -170,7 +170,7 @@ PLANTED = [
     (packages_import_only_what_they_may, "analysis/style.py", "from loopback import daemon"),
     (packages_import_only_what_they_may, "analysis/report.py", "import train"),
     (packages_import_only_what_they_may, f"{LOOPBACK}/runs.py", "from segmentation import config"),
-    (modules_import_in_order, "segmentation/labels.py", "from segmentation import tiling"),
+    (modules_import_in_order, "segmentation/labels.py", "from segmentation import splits"),
     (modules_import_in_order, "search/space.py", "from search.policies import Policy"),
     (modules_import_in_order, "segmentation/unlisted.py", "import math"),
     (data_modules_import_no_framework, "segmentation/tiling.py", "import keras"),
