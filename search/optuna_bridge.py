@@ -104,7 +104,7 @@ def make_study(policy: Policy) -> optuna.Study:
 def search_space(trial: optuna.Trial) -> Mapping[str, Any]:
     """All parameters of a trial's run, constants included.
 
-    W&B first calls this on a trial of an empty study of its own, to check the returned type. That
+    W&B first calls this on a trial of a separate empty study, to check the returned type. That
     study has another sampler, and the answer is empty.
     """
     sampler = trial.study.sampler

@@ -94,7 +94,7 @@ PUBLISH = """
 
 @pytest.fixture(scope="module")
 def swept(served, tmp_path_factory):
-    """A sweep of nine runs, each with an oddity of its own; one artifact deleted. Its path and the results folder."""
+    """A sweep of nine runs, each odd in a different way; one artifact deleted. Its path and the results folder."""
     cwd = tmp_path_factory.mktemp("sweep")
     path = served.sweep(GRID, cwd)
     served.python(TRAIN, cwd, path, *CASES)
@@ -139,12 +139,12 @@ def test_weights_come_whole_or_with_a_line(served, swept):
     said = served.python(
         WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), PYTHONPATH=str(ROOT), **empty
     ).stdout.splitlines()
-    told = {tuple(line.split()[:2]): line for line in said}
-    assert len(told) == len(said) == 5
-    assert int(told["better", "best"].split()[-1]) > 1000
-    assert "is not a whole .keras file" in told["halved", "best"]
-    assert all("LINE no best weights of run" in told[case, "best"] for case in ("gone", "good"))
-    assert "holds best.keras, but no kept.keras" in told["better", "kept"]
+    lines = {tuple(line.split()[:2]): line for line in said}
+    assert len(lines) == len(said) == 5
+    assert int(lines["better", "best"].split()[-1]) > 1000
+    assert "is not a whole .keras file" in lines["halved", "best"]
+    assert all("LINE no best weights of run" in lines[case, "best"] for case in ("gone", "good"))
+    assert "holds best.keras, but no kept.keras" in lines["better", "kept"]
     assert (folder / "cache" / "models" / ids["better"] / "best.keras").is_file()
     assert not (folder / "cache" / "models" / ids["halved"] / "best.keras").exists()
     assert (folder / "cache" / ".gitignore").read_text() == "*\n"
