@@ -25,8 +25,9 @@ from segmentation.errors import UserError
 def main(sweep: str, folder: Path, refresh: bool) -> None:
     """Choose the best run of SWEEP (entity/project/sweep_id, or the address of its page) and write it to OUT/best_run.json.
 
-    The best run is the finished one with the lowest best_val_loss; ties are broken by run id. OUT/sweep.json keeps
-    configurations, summaries and histories. All figures are made from these two files, without a network.
+    The best run is the finished one with the lowest best_val_loss; ties are broken by run id.
+    OUT/sweep.json keeps configurations, summaries and histories. All figures are made from these
+    two files, without a network.
     """
     found = load_sweep(sweep, folder, refresh, click.echo)
     choice = write(found, folder)
@@ -67,9 +68,9 @@ def choose(sweep: Sweep) -> Choice:
 def find_baseline(sweep: Sweep, best: Run) -> Run | None:
     """The finished baseline to compare with `best`: same data, same loss, and most similar otherwise.
 
-    Similarity is the number of equal hyperparameters, those of BASELINE excepted. Ties are broken by: in the
-    sweep itself, the same seed, the lower run id. The objective does not count, because choosing the luckiest
-    baseline would bias the comparison.
+    Similarity is the number of equal hyperparameters, those of BASELINE excepted. Ties are broken
+    by: in the sweep itself, the same seed, the lower run id. The objective does not count, because
+    choosing the luckiest baseline would bias the comparison.
     """
 
     def difference(run: Run) -> tuple[int, bool, bool, str]:

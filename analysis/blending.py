@@ -14,9 +14,10 @@ FLOOR = 1e-3  # smallest weight of the window; above 0, so that border pixels ha
 def blend(image: NDArray[np.uint8], size: int, model: Model) -> Iterator[NDArray[np.float32]]:
     """Class probabilities (rows, w, classes) in bands from top to bottom, which together have h rows.
 
-    Each pixel is the mean over the patches that cover it, weighted by `window`. Patches overlap by half; the last
-    ones end at the edge of the image. An image that is smaller than a patch is extended by reflection. Bands keep
-    the memory to a few rows of patches, however high the image is.
+    Each pixel is the mean over the patches that cover it, weighted by `window`. Patches overlap by
+    half; the last ones end at the edge of the image. An image that is smaller than a patch is
+    extended by reflection. Bands keep the memory to a few rows of patches, however high the image
+    is.
 
     Args:
         image: (h, w, 3) uint8 RGB.

@@ -39,9 +39,10 @@ Pair = tuple[int, Run, Run]
 def main(sweep: str, folder: Path, refresh: bool) -> None:
     """Compare the best configuration of OUT/best_run.json with the baseline, over the seeds of SWEEP.
 
-    SWEEP is one of sweeps/confirm.yaml, which trains both configurations with several seeds each. Writes
-    OUT/confirm.json, .csv, .md and .png: mean and standard deviation of both, the difference paired by seed with its
-    95 % interval (Student's t), and one sentence that says whether the search beat the baseline.
+    SWEEP is one of sweeps/confirm.yaml, which trains both configurations with several seeds each.
+    Writes OUT/confirm.json, .csv, .md and .png: mean and standard deviation of both, the
+    difference paired by seed with its 95 % interval (Student's t), and one sentence that says
+    whether the search beat the baseline.
     """
     results = Results.open(folder)
     print_section(make(results, results.load_other(sweep, refresh, click.echo)))

@@ -16,8 +16,8 @@ LOG_RATIO = 10  # largest value / smallest value from which fANOVA sees a number
 def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     """Hyperparameter -> fraction of the variance, largest first; and the number of runs.
 
-    Finished and stopped runs count, each with its last objective. Runs that diverged do not: their worst value
-    would explain nearly all of the variance.
+    Finished and stopped runs count, each with its last objective. Runs that diverged do not: their
+    worst value would explain nearly all of the variance.
 
     Raises:
         UserError: There are too few runs, they do not differ, or Optuna is not installed.

@@ -68,10 +68,11 @@ Indices = NDArray[np.int64]
 def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, seed: int) -> None:
     """Draw ten patches as image, truth and prediction of the best run, in class colours.
 
-    best: the ten most accurate patches that are not trivial, in order of increasing accuracy. A patch is trivial if
-    the sum of its squared class shares exceeds 0.4, so that nearly all of it is one class. median, worst: by accuracy
-    among all patches, in increasing order. random: drawn with --seed.
-    Writes OUT/panel_WHICH.png, one PNG per patch into OUT/panel_WHICH/, and their scores as OUT/panel_WHICH.csv.
+    best: the ten most accurate patches that are not trivial, in order of increasing accuracy. A
+    patch is trivial if the sum of its squared class shares exceeds 0.4, so that nearly all of it
+    is one class. median, worst: by accuracy among all patches, in increasing order. random: drawn
+    with --seed. Writes OUT/panel_WHICH.png, one PNG per patch into OUT/panel_WHICH/, and their
+    scores as OUT/panel_WHICH.csv.
     """
     results = Results.open(folder, data, checkpoints)
     print_section(make(results, which, split, seed))

@@ -59,9 +59,10 @@ BySplit = dict[str, Evaluation]
 def main(folder: Path, data: Path, checkpoints: Path, epoch: int | None) -> None:
     """Draw precision against recall on the validation split, and tabulate the scores on every split.
 
-    Writes OUT/precision_recall.png and .csv (average precision), and OUT/scores and OUT/scores_per_class as CSV,
-    Markdown and LaTeX. With --epoch N the names end in _epoch_N. Keras precision and recall are micro averages at a
-    threshold of 0.5, as published; macro scores are means over the classes that occur in the truth.
+    Writes OUT/precision_recall.png and .csv (average precision), and OUT/scores and
+    OUT/scores_per_class as CSV, Markdown and LaTeX. With --epoch N the names end in _epoch_N.
+    Keras precision and recall are micro averages at a threshold of 0.5, as published; macro scores
+    are means over the classes that occur in the truth.
     """
     print_section(make(Results.open(folder, data, checkpoints), epoch))
 

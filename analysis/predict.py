@@ -63,10 +63,11 @@ def main(
 ) -> None:
     """Predict the classes of whole images of any size, down to one pixel.
 
-    The image is shrunk and scaled as the training data was. Overlapping patches are predicted and blended with a
-    smooth window. For each IMAGE, OUT receives NAME_mask.png (class colours, the image's size), NAME_overlay.png and
-    NAME_areas.csv. Pixels are used as stored: an EXIF orientation is ignored, as in prepared sets. An image that
-    cannot be read is reported and skipped; the exit code is then 1.
+    The image is shrunk and scaled as the training data was. Overlapping patches are predicted and
+    blended with a smooth window. For each IMAGE, OUT receives NAME_mask.png (class colours, the
+    image's size), NAME_overlay.png and NAME_areas.csv. Pixels are used as stored: an EXIF
+    orientation is ignored, as in prepared sets. An image that cannot be read is reported and
+    skipped; the exit code is then 1.
     """
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)

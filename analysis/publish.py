@@ -1,7 +1,8 @@
 """Publishes the report as a W&B Report, and a saved workspace of the sweep's runs. Needs the extra `report`.
 
-A W&B Report cannot show local files, so the figures are also logged as pictures of a run, `report-<sweep id>`. The
-report shows them beside W&B's own live panels. Publishing again replaces report, workspace and run.
+A W&B Report cannot show local files, so the figures are also logged as pictures of a run,
+`report-<sweep id>`. The report shows them beside W&B's own live panels. Publishing again replaces
+report, workspace and run.
 """
 
 import json

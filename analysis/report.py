@@ -74,8 +74,8 @@ def main(
 ) -> None:
     """Make every figure and table of SWEEP (entity/project/sweep_id), and OUT/report.html, a page that shows them all.
 
-    Works while the sweep still runs. Once all of its runs have ended, OUT/sweep.json holds the sweep, and no network
-    is needed any more. A part that cannot be made is replaced by the reason.
+    Works while the sweep still runs. Once all of its runs have ended, OUT/sweep.json holds the
+    sweep, and no network is needed any more. A part that cannot be made is replaced by the reason.
     """
     found = load_sweep(sweep_path, folder, refresh, click.echo)
     best_run.write(found, folder)

@@ -5,8 +5,8 @@
     results/NAME/*.sweep.json     the same of other sweeps, for comparison
     results/NAME/cache/           weights and predictions; ignored by git
 
-Figures need nothing else. With best_run.json and sweep.json in git, every figure that shows no predictions can be
-made again without a server, the data or the weights.
+Figures need nothing else. With best_run.json and sweep.json in git, every figure that shows no
+predictions can be made again without a server, the data or the weights.
 """
 
 import hashlib
@@ -145,7 +145,8 @@ class Results:
             checkpoints: Folder in which train.py made one folder per run id on this machine.
 
         Raises:
-            UserError: The choice was not made yet, or a file is damaged. The message names the next step.
+            UserError: The choice was not made yet, or a file is damaged. The message names the
+            next step.
         """
         choice = _read(folder / CHOICE_FILE, Choice.from_json)
         sweep = _read(folder / SWEEP_FILE, Sweep.from_json)

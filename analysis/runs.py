@@ -157,9 +157,9 @@ class Run:
     def second_training_start(self) -> int | None:
         """The first epoch that cannot belong to the same training as the rows before; None if all can.
 
-        One training logs the lowest validation loss so far. So its objective never rises, and is always the
-        validation loss of one of its rows. Rows without a validation loss are ignored: a run that fails in
-        its first epoch logs only the worst value.
+        One training logs the lowest validation loss so far. So its objective never rises, and is
+        always the validation loss of one of its rows. Rows without a validation loss are ignored:
+        a run that fails in its first epoch logs only the worst value.
         """
         lowest = previous = math.inf
         for row in self.history:

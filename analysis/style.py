@@ -1,7 +1,8 @@
 """The look of all figures: sizes, palette, how runs, outcomes and classes are drawn. Same input, same pixels.
 
-Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-koeln.de/color/, 2008), which
-colour-blind readers can distinguish. Line styles, markers and lightness differ as well, for prints in grey.
+Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-koeln.de/color/,
+2008), which colour-blind readers can distinguish. Line styles, markers and lightness differ as
+well, for prints in grey.
 """
 
 from collections.abc import Mapping

@@ -34,9 +34,10 @@ def main(others: tuple[str, ...], folder: Path, refresh: bool) -> None:
     """Draw how the sweep of OUT/best_run.json searched. Each OTHER_SWEEP (entity/project/sweep_id)
     adds one line to the figure of its progress.
 
-    Writes OUT/sweep_progress.png (objective against epochs of all runs), OUT/sweep_curves.png (learning curves by
-    outcome), OUT/sweep_parallel.png (parallel coordinates), OUT/sweep_parameters.png (objective against each
-    hyperparameter), OUT/sweep_importance.png (fANOVA), and their numbers as CSV. Needs no best run.
+    Writes OUT/sweep_progress.png (objective against epochs of all runs), OUT/sweep_curves.png
+    (learning curves by outcome), OUT/sweep_parallel.png (parallel coordinates),
+    OUT/sweep_parameters.png (objective against each hyperparameter), OUT/sweep_importance.png
+    (fANOVA), and their numbers as CSV. Needs no best run.
     """
     results = Results.open(folder)
     print_section(make(results, [results.load_other(o, refresh, click.echo) for o in others]))

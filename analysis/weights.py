@@ -1,6 +1,7 @@
 """Weights of runs: fetched once from W&B or from a checkpoint of this machine, then kept in a cache.
 
-Each run has up to two .keras files: `best` (lowest validation loss) and `kept` (after Config.keep_epoch).
+Each run has up to two .keras files: `best` (lowest validation loss) and `kept` (after
+Config.keep_epoch).
 """
 
 import json
