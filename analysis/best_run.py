@@ -46,7 +46,10 @@ def write(sweep: Sweep, folder: Path) -> Choice:
 
 
 def choose(sweep: Sweep) -> Choice:
-    """The choice for a sweep. If no run qualifies, its `best` is None and its `statement` says why."""
+    """The choice for a sweep.
+
+    If no run qualifies, its `best` is None and its `statement` says why.
+    """
     best = next(iter(sweep.ranked()), None)
     baseline = find_baseline(sweep, best) if best else None
     lead = judge_lead(sweep, best) if best else None
@@ -108,20 +111,20 @@ def judge_lead(sweep: Sweep, best: Run) -> Lead:
     if spread is None:
         doubtful = True
         statement = (
-            f"we cannot tell whether the lead over the next configuration ({fixed(lead)}) is luck: every "
-            "configuration ran once. To find out, run sweeps/confirm.yaml"
+            f"we cannot tell whether the lead over the next configuration ({fixed(lead)}) is luck: "
+            "every configuration ran once. To find out, run sweeps/confirm.yaml"
         )
     elif lead < spread:
         doubtful = True
         statement = (
-            f"the lead over the next configuration ({fixed(lead)}) is smaller than the difference between repeats "
-            f"of one configuration ({fixed(spread)}); the best run may be chance"
+            f"the lead over the next configuration ({fixed(lead)}) is smaller than the difference "
+            f"between repeats of one configuration ({fixed(spread)}); the best run may be chance"
         )
     else:
         doubtful = False
         statement = (
-            f"the lead over the next configuration ({fixed(lead)}) is not smaller than the difference between "
-            f"repeats of one configuration ({fixed(spread)})"
+            f"the lead over the next configuration ({fixed(lead)}) is not smaller than the "
+            f"difference between repeats of one configuration ({fixed(spread)})"
         )
     return Lead(lead, rival.id, spread, len(spreads), doubtful, statement)
 
@@ -144,8 +147,8 @@ def compare_with_wandb(sweep: Sweep, best: Run | None) -> WandbBest:
         why = f"it names {theirs}, which has the same value: ties are broken by run id here"
     else:
         why = (
-            f"it names {theirs} at {fixed(theirs.objective)}: it reads the summary, but the history "
-            "says otherwise"
+            f"it names {theirs} at {fixed(theirs.objective)}: it reads the summary, but the "
+            "history says otherwise"
         )
     return WandbBest(sweep.wandb_best, False, why)
 
@@ -179,8 +182,8 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sweep.outcome_counts().items())
     if best is None:
         return (
-            f"no run of {len(sweep.runs)} ({counts or 'none'}) is finished with a finite {OBJECTIVE}; "
-            "let the sweep continue, then use --refresh"
+            f"no run of {len(sweep.runs)} ({counts or 'none'}) is finished with a finite "
+            f"{OBJECTIVE}; let the sweep continue, then use --refresh"
         )
     values = best.hyperparameters
     config = ", ".join(f"{n} {value_text(values[n])}" for n in sweep.varied() if n in values)
@@ -196,12 +199,14 @@ def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead |
     if best and not baseline:
         values = " ".join(f"--{name} {value}" for name, value in BASELINE.items())
         found.append(
-            "no finished baseline with the same data and loss, neither in the sweep nor tagged `baseline` in its "
-            f"project, so there is nothing to compare with; make one: python train.py {values}"
+            "no finished baseline with the same data and loss, neither in the sweep nor tagged "
+            "`baseline` in its project, so there is nothing to compare with; make one: python "
+            f"train.py {values}"
         )
     if best and best.data.get("leaks"):
         found.append(
-            "the split is random patches: validation patches lie beside training patches, so every score is too good"
+            "the split is random patches: validation patches lie beside training patches, so "
+            "every score is too good"
         )
     return [*found, *sweep.mixed_conditions()]
 

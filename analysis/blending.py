@@ -1,4 +1,7 @@
-"""Predictions for an image of any size: overlapping patches, blended with a smooth window. Uses only NumPy."""
+"""Predictions for an image of any size: overlapping patches, blended with a smooth window.
+
+Uses only NumPy.
+"""
 
 from collections.abc import Iterator
 

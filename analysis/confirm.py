@@ -50,7 +50,10 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
 
 @dataclass(frozen=True)
 class Gain:
-    """Baseline minus best over pairs of runs that share a seed. `margin` is half the width of the interval."""
+    """Baseline minus best over pairs of runs that share a seed.
+
+    `margin` is half the width of the interval.
+    """
 
     pairs: int
     best_mean: float
@@ -66,8 +69,8 @@ class Gain:
         interval = f"({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
         if abs(self.mean) <= self.margin:
             return (
-                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± {self.margin:.4f} "
-                f"of {OBJECTIVE} {interval}."
+                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
+                f"{self.margin:.4f} of {OBJECTIVE} {interval}."
             )
         size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {OBJECTIVE} {interval}"
         winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
@@ -104,8 +107,8 @@ def make(results: Results, sweep: Sweep) -> Section:
     if not others.all() and others.sum() >= 2:
         without = compare(best[others], baseline[others]).statement
         statements.append(
-            f"The search chose its best run by seed {searched_seed}, so this seed favours it. Without it: "
-            f"{without[0].lower()}{without[1:]}"
+            f"The search chose its best run by seed {searched_seed}, so this seed favours it. "
+            f"Without it: {without[0].lower()}{without[1:]}"
         )
     caption = f"{OBJECTIVE} of the best configuration and of the baseline, by seed"
     table = _table(results.folder / "confirm", caption, seeds, best, baseline, gain)
@@ -149,8 +152,9 @@ def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
             f"{len(group)} of the {role} configuration" for role, group in groups.items()
         )
         raise UserError(
-            f"{sweep.path} has {held} among its finished runs, but {max(lengths.values(), default=0)} pairs with "
-            "one seed and length; two pairs are the fewest: put the best configuration into sweeps/confirm.yaml"
+            f"{sweep.path} has {held} among its finished runs, but "
+            f"{max(lengths.values(), default=0)} pairs with one seed and length; two pairs are the "
+            "fewest: put the best configuration into sweeps/confirm.yaml"
         )
     epochs = max(lengths, key=lambda length: (lengths[length], length))
     keys = sorted((key for key in shared if key[0] == epochs), key=lambda key: key[1])
@@ -159,7 +163,10 @@ def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
 
 
 def repeats(run: Run, chosen: Run) -> bool:
-    """Whether a run repeats the chosen configuration. Numbers may be rounded, as when copied into a YAML file."""
+    """Whether a run repeats the chosen configuration.
+
+    Numbers may be rounded, as when copied into a YAML file.
+    """
     names = (set(run.hyperparameters) | set(chosen.hyperparameters)) - set(NOT_CONFIRMED)
     return all(_equal(_value(run, name), _value(chosen, name)) for name in names)
 

@@ -82,9 +82,10 @@ def _draw(results: Results, name: str, background: Sequence[Run]) -> Picture:
     described = "; ".join(f"{role} is {run}" for role, run in results.roles().items())
     quantity = label.split(" (")[0]
     caption = (
-        f"{quantity[0].upper()}{quantity[1:]} against epochs; {described}. The large mark is the epoch of the kept "
-        "weights. Training values are measured during the epoch, with dropout and while the weights change; "
-        "validation values after it. So training can look worse than validation."
+        f"{quantity[0].upper()}{quantity[1:]} against epochs; {described}. The large mark is the "
+        "epoch of the kept weights. Training values are measured during the epoch, with dropout "
+        "and while the weights change; validation values after it. So training can look worse "
+        "than validation."
     )
     return Picture(style.save(figure, results.folder / f"curves_{name}.png"), caption)
 

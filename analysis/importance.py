@@ -34,12 +34,14 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     ]
     if len(used) < MIN_RUNS or not names:
         raise UserError(
-            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} "
-            f"hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} runs and one hyperparameter"
+            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ "
+            f"in {len(names)} hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} "
+            "runs and one hyperparameter"
         )
     if len({run.objective for run in used}) == 1:
         raise UserError(
-            "importance of the hyperparameters: all runs have the same objective, so nothing explains it"
+            "importance of the hyperparameters: all runs have the same objective, so nothing "
+            "explains it"
         )
     shares = _fanova(used, names)
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))

@@ -80,7 +80,10 @@ def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, se
 
 
 def make(results: Results, which: str = "best", split: str = "val", seed: int = 0) -> Section:
-    """The panel and its table. Raises UserError if data or weights are missing, or no patch qualifies."""
+    """The panel and its table.
+
+    Raises UserError if data or weights are missing, or no patch qualifies.
+    """
     evaluation = results.evaluation("best", split)
     chosen = select(evaluation.confusions, which, seed)
     if not len(chosen):
@@ -182,7 +185,10 @@ def _reproduction_note(run: Run, split: str, evaluation: Evaluation) -> list[Not
 def _draw(
     prepared: PreparedSet, evaluation: Evaluation, chosen: Sequence[int] | Indices, first: int = 1
 ) -> Figure:
-    """The figure of the chosen patches, numbered from `first`. A single patch has a smaller figure."""
+    """The figure of the chosen patches, numbered from `first`.
+
+    A single patch has a smaller figure.
+    """
     blocks = min(BLOCKS, len(chosen))
     lines = -(-len(chosen) // blocks)
     size = style.WIDTH / (3 * BLOCKS)

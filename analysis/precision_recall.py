@@ -68,7 +68,10 @@ def main(folder: Path, data: Path, checkpoints: Path, epoch: int | None) -> None
 
 
 def make(results: Results, epoch: int | None = None) -> Section:
-    """The curves, the average precisions and both tables. Raises UserError if data or weights are missing."""
+    """The curves, the average precisions and both tables.
+
+    Raises UserError if data or weights are missing.
+    """
     splits = [split for split in SPLITS if results.prepared.manifest["patches"].get(split)]
     notes, evaluated = [], {}
     for role, run in results.roles().items():
@@ -125,7 +128,10 @@ def average_precision(curve: Curve) -> float:
 
 
 def _weights_kind(run: Run, epoch: int | None) -> str:
-    """`best` or `kept`: the weights after `epoch`. Raises UserError if the run has none of that epoch."""
+    """`best` or `kept`: the weights after `epoch`.
+
+    Raises UserError if the run has none of that epoch.
+    """
     kept = run.hyperparameters.get("keep_epoch")
     if epoch is None or epoch == run.best_epoch:
         return "best"
@@ -152,9 +158,9 @@ def _batch_size_notes(results: Results) -> list[str]:
         [small, large],
     )
     return [
-        f"val_batch_size was searched, from {small} to {large}. The val_loss of the best weights, computed again, is "
-        f"{losses[small]:.6f} in batches of {small} and {losses[large]:.6f} in batches of {large}; "
-        f"difference {abs(losses[small] - losses[large]):.1g}."
+        f"val_batch_size was searched, from {small} to {large}. The val_loss of the best weights, "
+        f"computed again, is {losses[small]:.6f} in batches of {small} and {losses[large]:.6f} in "
+        f"batches of {large}; difference {abs(losses[small] - losses[large]):.1g}."
     ]
 
 
@@ -176,8 +182,8 @@ def _scores(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:
         for split, evaluation in by_split.items()
     ]
     caption = (
-        f"Scores on every split, weights {when}. Keras precision and recall are micro averages at a threshold of "
-        "0.5; macro scores are means over the classes that occur"
+        f"Scores on every split, weights {when}. Keras precision and recall are micro averages at "
+        "a threshold of 0.5; macro scores are means over the classes that occur"
     )
     return Table(file, caption, ("run", "split", *SCORES), rows, FORMATS)
 
@@ -222,9 +228,10 @@ def _draw(results: Results, evaluated: Mapping[str, BySplit], suffix: str, when:
         else f"a random sample of {pixels:,} labelled pixels"
     )
     caption = (
-        f"Precision against recall on the validation split, weights {when}, from {sample}. Precision: fraction of the "
-        "pixels predicted as a class that belong to it. Recall: fraction of the class's pixels that are found. micro: "
-        "all classes together. AP: average precision."
+        f"Precision against recall on the validation split, weights {when}, from {sample}. "
+        "Precision: fraction of the pixels predicted as a class that belong to it. Recall: "
+        "fraction of the class's pixels that are found. micro: all classes together. AP: average "
+        "precision."
     )
     file = results.folder / f"precision_recall{suffix}.png"
     return Picture(style.save(figure, file), caption)

@@ -138,7 +138,10 @@ def names(images: Sequence[Path]) -> list[str]:
 
 
 def read(file: Path) -> Image:
-    """(h, w, 3) uint8 RGB pixels of an image file. Raises UserError if it is damaged, too large or no image."""
+    """(h, w, 3) uint8 RGB pixels of an image file.
+
+    Raises UserError if it is damaged, too large or no image.
+    """
     return sources.decode(sources.read_bytes(file, str(file)), str(file))
 
 

@@ -122,7 +122,10 @@ def _blocks(reports: ModuleType, results: Results, section: Section, run: str) -
 def _workspace(
     workspaces: ModuleType, reports: ModuleType, results: Results, title: str, known: str | None
 ) -> Any:
-    """A saved view of the sweep's runs with all live panels of the report; `known` is the address to replace."""
+    """A saved view of the sweep's runs with all live panels of the report.
+
+    `known` is the address to replace.
+    """
     entity, project, sweep_id = split_path(results.sweep.path)
     workspace = (
         workspaces.Workspace.from_url(known)

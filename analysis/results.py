@@ -24,7 +24,10 @@ from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 FORMAT = 2
-"""Version of best_run.json and sweep.json. Files of version 1 had no number and no sweep.json beside them."""
+"""Version of best_run.json and sweep.json.
+
+Files of version 1 had no number and no sweep.json beside them.
+"""
 
 CHOICE_FILE, SWEEP_FILE = "best_run.json", "sweep.json"
 DATA, CHECKPOINTS = Path("data/prepared"), Path("runs")
@@ -58,7 +61,10 @@ class Lead:
     """How far the best run leads the next configuration, compared with repeats of one configuration."""
 
     lead: float | None
-    """Objective of the next configuration minus that of the best run; None if there is no next one."""
+    """Objective of the next configuration minus that of the best run.
+
+    None if there is no next one.
+    """
     over: str | None
     """Id of the best run of the next configuration."""
     spread: float | None
@@ -81,7 +87,10 @@ class WandbBest:
 
 @dataclass(frozen=True)
 class Choice:
-    """The content of best_run.json. Without a finished run, `best` is None and `statement` says so."""
+    """The content of best_run.json.
+
+    Without a finished run, `best` is None and `statement` says so.
+    """
 
     sweep: str
     sweep_name: str
@@ -97,7 +106,10 @@ class Choice:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Choice":
-        """The choice in a JSON object. Raises KeyError, TypeError or ValueError if it is damaged."""
+        """The choice in a JSON object.
+
+        Raises KeyError, TypeError or ValueError if it is damaged.
+        """
         parts = {"best": ChosenRun, "baseline": ChosenRun, "lead": Lead, "wandb_best": WandbBest}
         values = {
             name: part(**known_fields(part, record[name])) if record[name] else None
@@ -120,7 +132,10 @@ class Choice:
 
 @dataclass
 class Results:
-    """One results folder, opened. `data` and `checkpoints` are needed only for what shows predictions."""
+    """One results folder, opened.
+
+    `data` and `checkpoints` are needed only for what shows predictions.
+    """
 
     folder: Path
     choice: Choice
@@ -191,7 +206,10 @@ class Results:
 
     @cached_property
     def prepared(self) -> PreparedSet:
-        """The prepared set in `data`. Raises UserError if the best run was trained on another one."""
+        """The prepared set in `data`.
+
+        Raises UserError if the best run was trained on another one.
+        """
         trained = str(self.best.data.get("checksum", "unknown"))
         prepared = PreparedSet.open(self.data)
         found = prepared.manifest["checksum"]
@@ -203,7 +221,10 @@ class Results:
         return prepared
 
     def weights(self, role: str, kind: str = "best") -> Path:
-        """The .keras file of a role: its `best` or its `kept` weights. Raises UserError if there is none."""
+        """The .keras file of a role: its `best` or its `kept` weights.
+
+        Raises UserError if there is none.
+        """
         return weights.find(self.roles()[role], kind, self.sweep.path, self.cache, self.checkpoints)
 
     def evaluation(self, role: str, split: str, kind: str = "best") -> Evaluation:
@@ -306,7 +327,8 @@ def _read(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
             f"{file} is damaged ({error!r}); remove it and make it again: {command}"
         ) from error
     raise UserError(
-        f"{file} has format {record['format']}, this version reads {FORMAT}; remove it and make it again: {command}"
+        f"{file} has format {record['format']}, this version reads {FORMAT}; remove it and make it "
+        f"again: {command}"
     )
 
 

@@ -81,7 +81,10 @@ class Run:
 
     @property
     def objective(self) -> float:
-        """The last finite value of the objective in the history, else in the summary; NaN if there is none."""
+        """The last finite value of the objective in the history, else in the summary.
+
+        NaN if there is none.
+        """
         values = self.series(OBJECTIVE)[1]
         return float(values[-1]) if len(values) else as_number(self.summary.get(OBJECTIVE))
 
@@ -101,7 +104,10 @@ class Run:
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
-        """Name -> value in the order of Config's fields. Runs of other projects: as stored, by name."""
+        """Name -> value in the order of Config's fields.
+
+        Runs of other projects: as stored, by name.
+        """
         if self._raw_hyperparameters and self.settings:
             return asdict(self.settings)
         return self._raw_hyperparameters
@@ -145,7 +151,10 @@ class Run:
         return dict(sorted(_mapping(self.data.get("options")).items()))
 
     def series(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(epochs, values) of one metric, both (n,), by epoch. Rows without a finite value are left out."""
+        """(epochs, values) of one metric, both (n,), by epoch.
+
+        Rows without a finite value are left out.
+        """
         pairs = [
             (as_number(row.get("epoch", row.get("_step"))), as_number(row.get(name)))
             for row in self.history
@@ -196,7 +205,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep and its runs in the order of their creation. `others` are baselines outside the sweep."""
+    """A sweep and its runs in the order of their creation.
+
+    `others` are baselines outside the sweep.
+    """
 
     path: str
     name: str = ""

@@ -20,7 +20,10 @@ OUTLIER_FACTOR = 3.0
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis for n values. Numbers have a linear or logarithmic axis, other values one place per text."""
+    """An axis for n values.
+
+    Numbers have a linear or logarithmic axis, other values one place per text.
+    """
 
     places: NDArray[np.float64]
     """(n,) positions of the values on the axis, 0..1."""

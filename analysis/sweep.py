@@ -44,7 +44,10 @@ def main(others: tuple[str, ...], folder: Path, refresh: bool) -> None:
 
 
 def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
-    """All figures that the runs allow, and a table of the runs. A note gives the reason for each missing figure."""
+    """All figures that the runs allow, and a table of the runs.
+
+    A note gives the reason for each missing figure.
+    """
     notes = [Note(line) for run in results.sweep.runs for line in run.data_problems()]
     pictures, tables = [], [_runs_table(results)]
     for draw in (lambda r: _progress(r, others), _curves, _parallel, _parameters, _importance):
@@ -93,7 +96,8 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
     axes.set(xlabel="epochs trained, all runs together", ylabel=f"{style.OBJECTIVE_LABEL} so far")
     axes.legend()
     caption = (
-        "Progress of the search: the lowest objective found so far against the epochs spent by all runs. Each mark "
+        "Progress of the search: the lowest objective found so far against the epochs spent by "
+        "all runs. Each mark "
         "is a new best value." + (" The dashed line is the baseline." if baseline else "")
     )
     rows = [
@@ -189,8 +193,8 @@ def _parallel(results: Results) -> tuple[Picture]:
     if best:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01))
     caption = (
-        "Parallel coordinates: one line per run, through its hyperparameters to its objective. Darker lines are "
-        "better runs; line styles are those of the learning curves."
+        "Parallel coordinates: one line per run, through its hyperparameters to its objective. "
+        "Darker lines are better runs; line styles are those of the learning curves."
     )
     return (Picture(style.save(figure, results.folder / "sweep_parallel.png"), caption),)
 
@@ -261,8 +265,8 @@ def _importance(results: Results) -> tuple[Picture, Table]:
     axes.set(xlim=(0, 1.05), xlabel="importance (fraction of the objective's variance, fANOVA)")
     axes.grid(visible=False, axis="y")
     caption = (
-        f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs. With fewer than about "
-        "50 runs these values are uncertain."
+        f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs. With "
+        "fewer than about 50 runs these values are uncertain."
     )
     file = results.folder / "sweep_importance"
     table = Table(file, caption, ("hyperparameter", "importance"), list(shares.items()), ("csv",))

@@ -141,12 +141,14 @@ def test_a_run_that_diverged_or_ran_out_of_memory_is_never_the_best():
         (
             {"environment": {"precision": "float32", "device": "CPU"}},
             {"environment": {"precision": "mixed_float16", "device": "CPU"}},
-            "2 combinations of number format and device: float32 on CPU (1 run), mixed_float16 on CPU (1 run)",
+            "2 combinations of number format and device: float32 on CPU (1 run), mixed_float16 on "
+            "CPU (1 run)",
         ),
         (
             {"environment": {"precision": "float32", "device": "CPU"}},
             {"environment": {"precision": "float32", "device": "NVIDIA H100"}},
-            "2 combinations of number format and device: float32 on CPU (1 run), float32 on NVIDIA H100 (1 run)",
+            "2 combinations of number format and device: float32 on CPU (1 run), float32 on "
+            "NVIDIA H100 (1 run)",
         ),
     ],
     ids=["data", "precision", "device"],

@@ -1,4 +1,7 @@
-"""Whole images: blending, shrinking, every size; panels chosen as by brute force. No Keras: models are functions here."""
+"""Whole images: blending, shrinking, every size; panels chosen as by brute force.
+
+No Keras: models are functions here.
+"""
 
 import os
 

@@ -94,7 +94,10 @@ PUBLISH = """
 
 @pytest.fixture(scope="module")
 def swept(served, tmp_path_factory):
-    """A sweep of nine runs, each with an oddity of its own; one artifact deleted. Its path and the results folder."""
+    """A sweep of nine runs, each with an oddity of its own; one artifact deleted.
+
+    Its path and the results folder.
+    """
     cwd = tmp_path_factory.mktemp("sweep")
     path = served.sweep(GRID, cwd)
     served.python(TRAIN, cwd, path, *CASES)

@@ -291,8 +291,8 @@ def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
     (other / "manifest.json").write_text(manifest.replace(checksum, "0" * 64))
     said, page = make_report(folder, other)
     assert (
-        f"{other} is the data set {'0' * 12}, but run run-best (best) was trained on {checksum[:12]}"
-        in said
+        f"{other} is the data set {'0' * 12}, but run run-best (best) was trained on "
+        f"{checksum[:12]}" in said
     )
     assert page.count("<figure>") == 2 + 4
 
