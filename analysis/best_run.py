@@ -23,7 +23,9 @@ from segmentation.errors import UserError
 @results_option
 @refresh_option
 def main(sweep: str, folder: Path, refresh: bool) -> None:
-    """Choose the best run of SWEEP (entity/project/sweep_id, or the address of its page) and write it to OUT/best_run.json.
+    """Choose the best run of SWEEP and write it to OUT/best_run.json.
+
+    SWEEP is entity/project/sweep_id, or the address of its page.
 
     The best run is the finished one with the lowest best_val_loss; ties are broken by run id.
     OUT/sweep.json keeps configurations, summaries and histories. All figures are made from these
@@ -39,7 +41,7 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
 
 
 def write(sweep: Sweep, folder: Path) -> Choice:
-    """Chooses the best run, and writes choice and sweep into `folder`: the same bytes for the same runs."""
+    """Chooses the best run; writes choice and sweep into `folder`. Same runs, same bytes."""
     choice = choose(sweep)
     save(choice, sweep, folder)
     return choice
@@ -69,7 +71,7 @@ def choose(sweep: Sweep) -> Choice:
 
 
 def find_baseline(sweep: Sweep, best: Run) -> Run | None:
-    """The finished baseline to compare with `best`: same data, same loss, and most similar otherwise.
+    """The finished baseline to compare with `best`: same data and loss, otherwise most similar.
 
     Similarity is the number of equal hyperparameters, those of BASELINE excepted. Ties are broken
     by: in the sweep itself, the same seed, the lower run id. The objective does not count, because
@@ -87,7 +89,7 @@ def find_baseline(sweep: Sweep, best: Run) -> Run | None:
 
 
 def comparable(sweep: Sweep, best: Run) -> list[Run]:
-    """The finished runs whose objective can be compared with that of `best`; also baselines outside the sweep."""
+    """The finished runs, of the sweep or baselines outside it, that can be compared with `best`."""
     return [
         run
         for run in (*sweep.runs, *sweep.others)
@@ -96,7 +98,7 @@ def comparable(sweep: Sweep, best: Run) -> list[Run]:
 
 
 def judge_lead(sweep: Sweep, best: Run) -> Lead:
-    """Whether `best` leads the next configuration by more than repeats of one configuration differ."""
+    """Whether `best` leads the next configuration by more than repeated runs differ."""
     repeats = defaultdict(list)
     for run in comparable(sweep, best):
         repeats[run.configuration_key(*NOT_COMPARED)].append(run.objective)

@@ -25,7 +25,7 @@ from segmentation.errors import UserError
 CONFIDENCE = 0.95
 TOLERANCE = 0.005  # relative: a learning rate copied with three digits counts as the same
 NOT_CONFIRMED = (*NOT_COMPARED, "epochs", "precision")
-"""Hyperparameters that may differ from the chosen run: a confirmation may train longer, or on another device."""
+"""Hyperparameters that may differ: a confirmation may train longer, or on another device."""
 
 Array = NDArray[np.float64]
 Pair = tuple[int, Run, Run]
@@ -37,7 +37,7 @@ Pair = tuple[int, Run, Run]
 @results_option
 @refresh_option
 def main(sweep: str, folder: Path, refresh: bool) -> None:
-    """Compare the best configuration of OUT/best_run.json with the baseline, over the seeds of SWEEP.
+    """Compare the best configuration with the baseline, over the seeds of SWEEP.
 
     SWEEP is one of sweeps/confirm.yaml, which trains both configurations with several seeds each.
     Writes OUT/confirm.json, .csv, .md and .png: mean and standard deviation of both, the
@@ -78,7 +78,7 @@ class Gain:
 
 
 def compare(best: Array, baseline: Array) -> Gain:
-    """The mean gain and its Student's t interval, of two (n,) arrays of objectives, paired by index, n >= 2."""
+    """The mean gain and its Student's t interval, of two (n,) paired arrays of objectives, n >= 2."""
     from scipy.stats import t
 
     gains = baseline - best
@@ -127,7 +127,7 @@ def make(results: Results, sweep: Sweep) -> Section:
 
 
 def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
-    """The pairs of finished runs with one seed and one number of epochs, by seed; and notes about other runs.
+    """The pairs of finished runs with equal seed and epochs, by seed; notes about other runs.
 
     Raises:
         UserError: The best configuration is the baseline's, or there are fewer than two pairs.

@@ -41,7 +41,7 @@ class Evaluation:
     confusions: NDArray[np.int64]
     """(n, classes, classes): one confusion matrix per patch, row = truth, column = prediction."""
     confident: NDArray[np.int64]
-    """(2,) numbers of probabilities above CONFIDENT at labelled pixels: at the true class, at any class."""
+    """(2,) numbers of probabilities above CONFIDENT: at the true class, at any class."""
     truth: NDArray[np.uint8]
     """(m,) class indices of a sample of labelled pixels, at most SAMPLE."""
     probabilities: NDArray[np.float32]

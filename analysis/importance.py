@@ -1,4 +1,4 @@
-"""How much of the objective's variance each hyperparameter explains: Optuna's fANOVA over the runs of a sweep."""
+"""How much of the objective's variance each hyperparameter explains, by Optuna's fANOVA."""
 
 import warnings
 from collections.abc import Sequence

@@ -67,7 +67,8 @@ def _note(note: Note) -> str:
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.file.read_bytes()).decode("ascii")
     caption = escape(picture.caption)
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _anchor(title: str) -> str:

@@ -31,7 +31,7 @@ from segmentation.prepared import PreparedSet
 
 COUNT = 10
 TRIVIAL = 0.4
-"""A patch is trivial if the sum of its squared class shares is above this: nearly all of it is one class.
+"""A patch is trivial if the sum of its squared class shares exceeds this: it is nearly one class.
 
 The rule of the published panels.
 """
@@ -90,7 +90,10 @@ def make(results: Results, which: str = "best", split: str = "val", seed: int = 
         kind = "labelled and not trivial" if which == "best" else "labelled"
         raise UserError(f"no {split} patch is {kind}: no {which} panel")
     file = results.folder / f"panel_{which}.png"
-    caption = f"{TITLES[which]} of the {split} split, by the best weights of {results.best}: image, truth, prediction."
+    caption = (
+        f"{TITLES[which]} of the {split} split, by the best weights of {results.best}: "
+        "image, truth, prediction."
+    )
     style.save(_draw(results.prepared, evaluation, chosen), file)
     header = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
     rows = [
@@ -122,7 +125,7 @@ def write_singles(results: Results, which: str, split: str = "val", seed: int = 
 
 
 def select(confusions: Confusions, which: str, seed: int = 0) -> Indices:
-    """Indices of at most COUNT patches, in order of increasing accuracy, ties by index; `random`: by index.
+    """Indices of at most COUNT patches, by increasing accuracy, then index; `random`: by index.
 
     Args:
         confusions: (n, classes, classes), one confusion matrix per patch.
@@ -178,7 +181,7 @@ def _reproduction_note(run: Run, split: str, evaluation: Evaluation) -> list[Not
         return []
     accuracy = metrics.accuracy(evaluation.confusion)
     verdict = "as logged" if abs(accuracy - logged) < 1e-3 else "the run logged another"
-    text = f"Validation accuracy, computed again from the weights: {accuracy:.4f}; {verdict} ({logged:.4f})."
+    text = f"Validation accuracy, computed again: {accuracy:.4f}; {verdict} ({logged:.4f})."
     return [Note(text)]
 
 
@@ -219,7 +222,7 @@ def _draw_patch(
     i: int,
     row: Sequence[Cell],
 ) -> None:
-    """Draws image, truth and prediction of one patch into three axes, with its position and scores."""
+    """Draws image, truth and prediction of a patch into three axes, with position and scores."""
     index = evaluation.indices[i]
     layers = {
         "image": prepared.images[index],

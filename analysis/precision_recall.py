@@ -54,10 +54,10 @@ BySplit = dict[str, Evaluation]
 @click.option(
     "--epoch",
     type=click.IntRange(1),
-    help="Use the weights after this epoch, if the run kept them (--keep-epoch); default: the best ones.",
+    help="Use the weights after this epoch, which --keep-epoch kept. Default: the best ones.",
 )
 def main(folder: Path, data: Path, checkpoints: Path, epoch: int | None) -> None:
-    """Draw precision against recall on the validation split, and tabulate the scores on every split.
+    """Draw precision against recall on the validation split; tabulate scores on every split.
 
     Writes OUT/precision_recall.png and .csv (average precision), and OUT/scores and
     OUT/scores_per_class as CSV, Markdown and LaTeX. With --epoch N the names end in _epoch_N.
@@ -122,7 +122,7 @@ def scores_of(evaluation: Evaluation) -> dict[str, float]:
 
 
 def average_precision(curve: Curve) -> float:
-    """Area under a curve as scikit-learn defines it: precision weighted by the steps of recall, 0..1."""
+    """Area under a curve, 0..1, by scikit-learn's definition: precision times steps of recall."""
     recall, precision = curve
     return float(-np.sum(np.diff(recall) * precision[:-1]))
 

@@ -1,6 +1,6 @@
 """Predicts whole images of any size with the weights of a run: class mask, overlay and areas.
 
-python -m analysis.predict "data/raw/Tile 1/images/image_part_001.jpg" --weights results/demo --out results/demo/tile1
+python -m analysis.predict IMAGE.jpg --weights results/demo --out results/demo/tile1
 """
 
 import os
@@ -146,7 +146,7 @@ def read(file: Path) -> Image:
 
 
 def segment(image: Image, size: int, model: Model, scale: int = 1) -> NDArray[np.uint8]:
-    """(h, w) class indices of an image (h, w, 3) RGB, predicted at 1/scale of its size and enlarged again."""
+    """(h, w) class indices of an image, predicted at 1/scale of its size and enlarged again."""
     small = blending.shrink(image, scale) if scale > 1 else image
     bands = [band.argmax(-1).astype(np.uint8) for band in blending.blend(small, size, model)]
     height, width = image.shape[:2]

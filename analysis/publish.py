@@ -1,4 +1,4 @@
-"""Publishes the report as a W&B Report, and a saved workspace of the sweep's runs. Needs the extra `report`.
+"""Publishes the report as a W&B Report, and a saved workspace. Needs the extra `report`.
 
 A W&B Report cannot show local files, so the figures are also logged as pictures of a run,
 `report-<sweep id>`. The report shows them beside W&B's own live panels. Publishing again replaces

@@ -72,7 +72,9 @@ def main(
     publish: bool,
     refresh: bool,
 ) -> None:
-    """Make every figure and table of SWEEP (entity/project/sweep_id), and OUT/report.html, a page that shows them all.
+    """Make every figure and table of SWEEP, and OUT/report.html, a page that shows them all.
+
+    SWEEP is entity/project/sweep_id, or the address of its page.
 
     Works while the sweep still runs. Once all of its runs have ended, OUT/sweep.json holds the
     sweep, and no network is needed any more. A part that cannot be made is replaced by the reason.
@@ -123,7 +125,7 @@ def main(
 
 
 def _attempt(title: str, make: Callable[[], Section]) -> Section:
-    """The section that `make` returns, its tables written; a section with the reason if that fails."""
+    """The section that `make` returns, written; a section with the reason if that fails."""
     click.echo(f"{title} ...")
     try:
         section = make()
@@ -187,7 +189,7 @@ def _key(results: Results) -> dict[str, str]:
 
 
 def _provenance(results: Results, command: str) -> Section:
-    """Where every number comes from: runs, code and data, and the command that makes the page again."""
+    """Where the numbers come from: runs, code, data, and the command that makes the page."""
     roles = results.choice.roles()
     facts = {
         "run": [run.id for run in roles.values()],

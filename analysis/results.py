@@ -58,7 +58,7 @@ class ChosenRun:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far the best run leads the next configuration, compared with repeats of one configuration."""
+    """How far the best run leads the next configuration, compared with repeated runs."""
 
     lead: float | None
     """Objective of the next configuration minus that of the best run.
@@ -264,7 +264,7 @@ class Results:
 
 
 def load_sweep(path: str, folder: Path, refresh: bool = False, log: Log = print) -> Sweep:
-    """The sweep at `entity/project/sweep_id`: from `folder` if all its runs had ended, else from W&B.
+    """The sweep at `path`: from `folder` if all its runs had ended, else from W&B.
 
     Args:
         path: The sweep, or the address of its page.

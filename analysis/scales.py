@@ -99,7 +99,7 @@ class Scale:
 
 
 def axis_top(values: NDArray[np.float64]) -> float:
-    """The upper end of an axis for finite values (n,): very bad values would make all others look equal."""
+    """The upper end of an axis for finite values (n,), without very bad ones."""
     distance = max(float(np.quantile(values, 0.75) - values.min()), 1e-9)
     return float(values[values <= values.min() + OUTLIER_FACTOR * distance].max())
 

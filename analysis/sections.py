@@ -18,7 +18,7 @@ MISSING = "–"  # noqa: RUF001 - an en dash stands for an undefined value
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file and its caption, which is also the alternative text for readers who cannot see it."""
+    """A PNG file and its caption, which is also its alternative text."""
 
     file: Path
     caption: str
@@ -106,8 +106,8 @@ class Table:
 
         body = "\n".join(line(row, "td") for row in self.rows)
         return (
-            f"<table><caption>{escape(self.caption)}</caption>\n<thead>{line(self.header, 'th')}</thead>"
-            f"\n<tbody>\n{body}\n</tbody></table>"
+            f"<table><caption>{escape(self.caption)}</caption>\n"
+            f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>"
         )
 
     def numeric(self) -> list[bool]:

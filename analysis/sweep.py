@@ -64,7 +64,7 @@ def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
 
 
 def progress(sweep: Sweep) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(epochs, lowest objective so far), both (n,): the rows of all runs in the order of their time.
+    """(epochs, lowest objective so far), both (n,): the rows of all runs, ordered by time.
 
     Rows without a time, as other projects may have, come first, in the order of their runs.
     """
@@ -141,7 +141,7 @@ def _curves(results: Results) -> tuple[Picture]:
 
 
 def hyperband_rungs(config: dict[str, Any], last: float) -> list[int]:
-    """The epochs up to `last` at which W&B's Hyperband compares runs; empty for sweeps without it."""
+    """The epochs up to `last` at which W&B's Hyperband compares runs; [] without Hyperband."""
     rule = config.get("early_terminate") or {}
     if rule.get("type") != "hyperband":
         return []

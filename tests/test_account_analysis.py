@@ -1,4 +1,4 @@
-"""Reading an account for a report: by login behind a proxy, and one line where that is not possible."""
+"""reader.py with an account: behind a proxy, and one line for each reason why it fails."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""best_run.py: which run is chosen, which baseline it is compared with, and what is reported about both."""
+"""best_run.py: the chosen run, the baseline it is compared with, and the statements about both."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""curves.py, sweep.py, scales.py, importance.py, style.py: the numbers in the figures, and the same pixels every time."""
+"""curves.py, sweep.py, scales.py, importance.py, style.py: numbers and pixels of the figures."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ from segmentation.errors import UserError
 
 @pytest.fixture
 def searched() -> tuple:
-    """Twelve runs that interleave in time, of every outcome; learning rate decides, batch size hardly."""
+    """Runs that overlap in time; the learning rate matters, the batch size hardly. Two have no loss."""
     random = np.random.default_rng(1)
     made = []
     for i in range(12):

@@ -1,4 +1,4 @@
-"""reader.py, weights.py, publish.py: W&B's own client against a server, deleted and damaged files, no server."""
+"""reader.py, weights.py, publish.py: W&B's client with a server; damaged files; no server."""
 
 import json
 import sys
@@ -25,7 +25,8 @@ TRAIN = """
     import sys, zipfile
     import wandb
 
-    LOSSES = {"good": (0.5, 0.3), "better": (0.4, 0.2), "stopped": (0.1,), "nan": (0.6, float("nan"), 0.35), "empty": ()}
+    LOSSES = {"good": (0.5, 0.3), "better": (0.4, 0.2), "stopped": (0.1,), "empty": ()}
+    LOSSES["nan"] = (0.6, float("nan"), 0.35)
 
     def train(case, sweep_id):
         settings = wandb.Settings(quiet=True, sweep_id=sweep_id)
@@ -71,9 +72,11 @@ WEIGHTS = """
     from segmentation.errors import UserError
 
     path, cache, ids = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    for case, role in (("better", "best"), ("gone", "best"), ("halved", "best"), ("good", "best"), ("better", "kept")):
+    cases = [(case, "best") for case in ("better", "gone", "halved", "good")]
+    for case, role in (*cases, ("better", "kept")):
         try:
-            print(case, role, weights.find(Run(ids[case]), role, path, cache, Path("no")).stat().st_size)
+            file = weights.find(Run(ids[case]), role, path, cache, Path("no"))
+            print(case, role, file.stat().st_size)
         except UserError as error:
             print(case, role, "LINE", error)
 """
@@ -86,7 +89,8 @@ PUBLISH = """
 
     made_results = Results.open(Path(sys.argv[1]))
     for _ in range(2):
-        print(*publish.publish(made_results, "Sweep odd", [curves.make(made_results), sweep.make(made_results)]), sep=" ")
+        sections = [curves.make(made_results), sweep.make(made_results)]
+        print(*publish.publish(made_results, "Sweep odd", sections), sep=" ")
     _, _, sweep_id = made_results.sweep.path.split("/")
     print(sorted(wandb.Api().run(f"loopback/read/report-{sweep_id}").summary.keys()))
 """

@@ -1,4 +1,7 @@
-"""The page and its tables, end to end on a tiny set with a tiny model: values against scikit-learn, the same bytes again."""
+"""report.py, page.py, evaluations.py, precision_recall.py, on a tiny set with a tiny model.
+
+Scores are compared with scikit-learn; a second report has the same bytes.
+"""
 
 import csv
 import hashlib
@@ -322,7 +325,8 @@ def test_a_sweep_without_a_best_run_still_has_its_page(runs, tmp_path, tiny_set)
 )
 def test_a_browser_loads_every_figure_without_a_complaint(made, tmp_path):
     _, page = made
-    probe = "onload = () => { document.body.dataset.widths = [...document.images].map(i => i.complete && i.naturalWidth).join(' ') }"
+    widths = "[...document.images].map(i => i.complete && i.naturalWidth).join(' ')"
+    probe = f"onload = () => {{ document.body.dataset.widths = {widths} }}"
     probed = page.replace("</body>", f"<script>{probe}</script></body>")
     probed = probed.replace(
         "default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"

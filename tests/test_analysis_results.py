@@ -1,4 +1,4 @@
-"""results.py: what a results folder holds, and what is made again from it. cli.py: the commands that do so."""
+"""results.py and cli.py: what a results folder holds, and the commands that make it again."""
 
 import json
 import shlex

@@ -42,7 +42,7 @@ def test_what_is_odd_about_a_run_is_told():
 
 
 def test_a_history_of_two_trainings_is_reported():
-    """Two trainings in one history: the best loss rises, or is below every validation loss so far."""
+    """The best loss rises, or is below every validation loss so far."""
     one = rows((0.5, 0.4, 0.6, 0.45))
     assert not list(run("one", history=one).data_problems())
     rises = [*one[:2], one[2] | {OBJECTIVE: 0.6}, one[3] | {OBJECTIVE: 0.45}]
