@@ -78,7 +78,7 @@ class Gain:
 
 
 def compare(best: Array, baseline: Array) -> Gain:
-    """The mean gain and its Student's t interval, of two (n,) paired arrays of objectives, n >= 2."""
+    """Mean gain and Student's t interval of two paired (n,) arrays of objectives, n >= 2."""
     from scipy.stats import t
 
     gains = baseline - best

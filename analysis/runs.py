@@ -242,7 +242,7 @@ class Sweep:
         return sorted(finished, key=lambda run: (run.objective, run.id))
 
     def mixed_conditions(self) -> Iterator[str]:
-        """One line per condition in which the runs differ although their objectives are compared."""
+        """One line per condition in which runs differ although their objectives are compared."""
         conditions = {
             "data sets": [str(run.data.get("checksum", ""))[:12] for run in self.runs],
             "combinations of number format and device": [

@@ -11,7 +11,7 @@ from conftest import ROOT
 from analysis import publish, reader, weights
 from segmentation.errors import UserError
 
-CASES = ("good", "better", "stopped", "diverged", "empty", "nan", "foreign", "gone", "halved")
+CASES = ("good", "better", "stopped", "diverged", "empty", "nan", "foreign", "deleted", "halved")
 GRID = f"""
     name: odd
     program: unused.py
@@ -41,7 +41,7 @@ TRAIN = """
             if case == "diverged":
                 run.log({"epoch": 3, "best_val_loss": 1.6}, step=3)
             run.summary["status"] = case if case in ("stopped", "diverged") else "finished"
-            if case in ("better", "gone", "halved"):
+            if case in ("better", "deleted", "halved"):
                 keep(run, case)
 
     def keep(run, case):
@@ -62,7 +62,7 @@ DELETE = """
 
     api = wandb.Api()
     runs = {run.config["case"]: run.id for run in api.sweep(sys.argv[1]).runs}
-    api.artifact(f"loopback/read/model:{runs['gone']}").delete(delete_aliases=True)
+    api.artifact(f"loopback/read/model:{runs['deleted']}").delete(delete_aliases=True)
 """
 WEIGHTS = """
     import json, sys
@@ -72,7 +72,7 @@ WEIGHTS = """
     from segmentation.errors import UserError
 
     path, cache, ids = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    cases = [(case, "best") for case in ("better", "gone", "halved", "good")]
+    cases = [(case, "best") for case in ("better", "deleted", "halved", "good")]
     for case, role in (*cases, ("better", "kept")):
         try:
             file = weights.find(Run(ids[case]), role, path, cache, Path("no"))
@@ -98,7 +98,7 @@ PUBLISH = """
 
 @pytest.fixture(scope="module")
 def swept(served, tmp_path_factory):
-    """A sweep of nine runs, each with an oddity of its own; one artifact deleted.
+    """A sweep of nine runs, each of another kind; one artifact is deleted.
 
     Its path and the results folder.
     """
@@ -118,7 +118,7 @@ def cached(folder: Path, path: str) -> dict:
     return {run["config"]["case"]: run for run in record["runs"]}
 
 
-def test_histories_summaries_and_configurations_arrive_whole(swept):
+def test_sweep_json_holds_whole_histories_summaries_and_configurations(swept):
     path, folder, said = swept
     runs = cached(folder, path)
     assert set(runs) == set(CASES)
@@ -137,7 +137,7 @@ def test_histories_summaries_and_configurations_arrive_whole(swept):
     assert choice["best"]["id"] == runs["better"]["id"]
 
 
-def test_weights_come_whole_or_with_a_line(served, swept):
+def test_weights_are_complete_or_an_error_of_one_line(served, swept):
     path, folder, _ = swept
     ids = {case: run["id"] for case, run in cached(folder, path).items()}
     empty = {
@@ -146,18 +146,18 @@ def test_weights_come_whole_or_with_a_line(served, swept):
     said = served.python(
         WEIGHTS, folder, path, str(folder / "cache"), json.dumps(ids), PYTHONPATH=str(ROOT), **empty
     ).stdout.splitlines()
-    told = {tuple(line.split()[:2]): line for line in said}
-    assert len(told) == len(said) == 5
-    assert int(told["better", "best"].split()[-1]) > 1000
-    assert "is not a whole .keras file" in told["halved", "best"]
-    assert all("LINE no best weights of run" in told[case, "best"] for case in ("gone", "good"))
-    assert "holds best.keras, but no kept.keras" in told["better", "kept"]
+    lines = {tuple(line.split()[:2]): line for line in said}
+    assert len(lines) == len(said) == 5
+    assert int(lines["better", "best"].split()[-1]) > 1000
+    assert "is not a whole .keras file" in lines["halved", "best"]
+    assert all("LINE no best weights of run" in lines[case, "best"] for case in ("deleted", "good"))
+    assert "holds best.keras, but no kept.keras" in lines["better", "kept"]
     assert (folder / "cache" / "models" / ids["better"] / "best.keras").is_file()
     assert not (folder / "cache" / "models" / ids["halved"] / "best.keras").exists()
     assert (folder / "cache" / ".gitignore").read_text() == "*\n"
 
 
-def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, tmp_path):
+def test_without_a_server_the_results_folder_gives_the_same_bytes(served, swept, tmp_path):
     path, folder, _ = swept
     before = (folder / "best_run.json").read_bytes()
     away = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -181,7 +181,7 @@ def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, t
     assert done.stderr.startswith("Error: could not read sweep loopback/read/nosuch")
 
 
-def test_published_twice_there_is_one_report_and_one_workspace(served, swept):
+def test_publishing_twice_leaves_one_report_and_one_workspace(served, swept):
     _, folder, _ = swept
     first, again, pictures = served.python(
         PUBLISH, folder, str(folder), PYTHONPATH=str(ROOT)
@@ -224,23 +224,23 @@ def test_other_paths_are_refused(path):
 
 
 @pytest.mark.parametrize("path", ["abc", "a/b", "a/b/c/d", ""])
-def test_a_path_that_names_no_sweep_is_told(path):
+def test_a_path_without_three_parts_is_refused(path):
     with pytest.raises(UserError, match="entity/project/sweep_id"):
         reader.split_path(path)
 
 
-def test_the_address_of_a_page_is_a_path():
+def test_the_address_of_a_page_is_read_as_a_path():
     assert reader.split_path("https://wandb.ai/me/city/sweeps/abc?nw=x") == ("me", "city", "abc")
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_checkpoint_is_no_traceback(text, tmp_path):
+def test_a_damaged_checkpoint_counts_as_missing(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     assert weights._checkpoint(tmp_path, "best") is None
 
 
 @pytest.mark.parametrize("text", ["{", "[5]", "5"])
-def test_a_damaged_note_of_what_was_published_names_the_file(text, tmp_path):
+def test_a_damaged_published_json_is_named_in_the_error(text, tmp_path):
     (tmp_path / "published.json").write_text(text)
     with pytest.raises(UserError, match=r"published\.json is damaged .* remove it"):
         publish._known(tmp_path / "published.json")
