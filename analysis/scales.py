@@ -1,6 +1,5 @@
 """Axes for values of a hyperparameter or of the objective: positions 0..1, and labels."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,8 +114,3 @@ def clip_axis(axes: Axes, values: NDArray[np.float64]) -> None:
     hidden = int((finite > top + margin).sum())
     text = f"{hidden} {'value' if hidden == 1 else 'values'} above the axis, up to {high:.3g}"
     axes.set_title(text, fontsize=8, color="#555555")
-
-
-def last_if_nan(value: float) -> float:
-    """A key for sorting: NaN comes last."""
-    return math.inf if math.isnan(value) else value

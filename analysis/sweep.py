@@ -20,7 +20,7 @@ from analysis.cli import command_line, print_section, refresh_option, results_op
 from analysis.importance import importances
 from analysis.results import Results
 from analysis.runs import Run, Sweep, as_number
-from analysis.scales import Scale, clip_axis, last_if_nan
+from analysis.scales import Scale, clip_axis
 from analysis.sections import Cell, Note, Picture, Section, Table, value_text
 from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
@@ -277,7 +277,12 @@ def _runs_table(results: Results) -> Table:
     names = results.sweep.varied()
     ordered = sorted(
         results.sweep.runs,
-        key=lambda run: (run.outcome != "finished", last_if_nan(run.objective), run.id),
+        key=lambda run: (
+            run.outcome != "finished",
+            math.isnan(run.objective),
+            run.objective,
+            run.id,
+        ),
     )
     rows: list[Sequence[Cell]] = [
         (
