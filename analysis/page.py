@@ -61,7 +61,9 @@ def _section(section: Section) -> str:
 
 def _note(note: Note) -> str:
     kind = "note warning" if note.warning else "note"
-    return f'<p class="{kind}">{escape(note.text[:1].upper() + note.text[1:])}</p>'
+    first, *rest = note.text.split(" ")
+    words = [first.capitalize() if first.islower() and first.isalpha() else first, *rest]
+    return f'<p class="{kind}">{escape(" ".join(words))}</p>'
 
 
 def _figure(picture: Picture) -> str:

@@ -313,7 +313,7 @@ def _read(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         if "format" not in record:
-            raise ValueError("no format number; older versions wrote none")
+            raise ValueError("it has no format number, or an older version wrote it")
         if record["format"] == FORMAT:
             return parse(record)
     except FileNotFoundError as error:
@@ -323,8 +323,9 @@ def _read(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
             f"{file} cannot be read ({error.strerror}); name a results folder with --out"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # JSON of another shape
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{file} is damaged ({error!r}); remove it and make it again: {command}"
+            f"{file} is damaged ({reason}); remove it and make it again: {command}"
         ) from error
     raise UserError(
         f"{file} has format {record['format']}, this version reads {FORMAT}; remove it and make it "
