@@ -23,10 +23,13 @@ from segmentation.errors import UserError
 @results_option
 @refresh_option
 def main(sweep: str, folder: Path, refresh: bool) -> None:
-    """Choose the best run of SWEEP (entity/project/sweep_id, or the address of its page) and write it to OUT/best_run.json.
+    """Choose the best run of SWEEP and write it to OUT/best_run.json.
 
-    The best run is the finished one with the lowest best_val_loss; ties are broken by run id. OUT/sweep.json keeps
-    configurations, summaries and histories. All figures are made from these two files, without a network.
+    SWEEP is entity/project/sweep_id, or the address of its page.
+
+    The best run is the finished one with the lowest best_val_loss; ties are broken by run id.
+    OUT/sweep.json keeps configurations, summaries and histories. All figures are made from these
+    two files, without a network.
     """
     found = load_sweep(sweep, folder, refresh, click.echo)
     choice = write(found, folder)
@@ -38,14 +41,17 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
 
 
 def write(sweep: Sweep, folder: Path) -> Choice:
-    """Chooses the best run, and writes choice and sweep into `folder`: the same bytes for the same runs."""
+    """Chooses the best run; writes choice and sweep into `folder`. Same runs, same bytes."""
     choice = choose(sweep)
     save(choice, sweep, folder)
     return choice
 
 
 def choose(sweep: Sweep) -> Choice:
-    """The choice for a sweep. If no run qualifies, its `best` is None and its `statement` says why."""
+    """The choice for a sweep.
+
+    If no run qualifies, its `best` is None and its `statement` says why.
+    """
     best = next(iter(sweep.ranked()), None)
     baseline = find_baseline(sweep, best) if best else None
     lead = judge_lead(sweep, best) if best else None
@@ -65,11 +71,11 @@ def choose(sweep: Sweep) -> Choice:
 
 
 def find_baseline(sweep: Sweep, best: Run) -> Run | None:
-    """The finished baseline to compare with `best`: same data, same loss, and most similar otherwise.
+    """The finished baseline to compare with `best`: same data and loss, otherwise most similar.
 
-    Similarity is the number of equal hyperparameters, those of BASELINE excepted. Ties are broken by: in the
-    sweep itself, the same seed, the lower run id. The objective does not count, because choosing the luckiest
-    baseline would bias the comparison.
+    Similarity is the number of equal hyperparameters, those of BASELINE excepted. Ties are broken
+    by: in the sweep itself, the same seed, the lower run id. The objective does not count, because
+    choosing the luckiest baseline would bias the comparison.
     """
 
     def difference(run: Run) -> tuple[int, bool, bool, str]:
@@ -83,7 +89,7 @@ def find_baseline(sweep: Sweep, best: Run) -> Run | None:
 
 
 def comparable(sweep: Sweep, best: Run) -> list[Run]:
-    """The finished runs whose objective can be compared with that of `best`; also baselines outside the sweep."""
+    """The finished runs, of the sweep or baselines outside it, that can be compared with `best`."""
     return [
         run
         for run in (*sweep.runs, *sweep.others)
@@ -92,7 +98,7 @@ def comparable(sweep: Sweep, best: Run) -> list[Run]:
 
 
 def judge_lead(sweep: Sweep, best: Run) -> Lead:
-    """Whether `best` leads the next configuration by more than repeats of one configuration differ."""
+    """Whether `best` leads the next configuration by more than repeated runs differ."""
     repeats = defaultdict(list)
     for run in comparable(sweep, best):
         repeats[run.configuration_key(*NOT_COMPARED)].append(run.objective)
@@ -107,20 +113,20 @@ def judge_lead(sweep: Sweep, best: Run) -> Lead:
     if spread is None:
         doubtful = True
         statement = (
-            f"we cannot tell whether the lead over the next configuration ({fixed(lead)}) is luck: every "
-            "configuration ran once. To find out, run sweeps/confirm.yaml"
+            f"we cannot tell whether the lead over the next configuration ({fixed(lead)}) is luck: "
+            "every configuration ran once. To find out, run sweeps/confirm.yaml"
         )
     elif lead < spread:
         doubtful = True
         statement = (
-            f"the lead over the next configuration ({fixed(lead)}) is smaller than the difference between repeats "
-            f"of one configuration ({fixed(spread)}); the best run may be chance"
+            f"the lead over the next configuration ({fixed(lead)}) is smaller than the difference "
+            f"between repeats of one configuration ({fixed(spread)}); the best run may be chance"
         )
     else:
         doubtful = False
         statement = (
-            f"the lead over the next configuration ({fixed(lead)}) is not smaller than the difference between "
-            f"repeats of one configuration ({fixed(spread)})"
+            f"the lead over the next configuration ({fixed(lead)}) is not smaller than the "
+            f"difference between repeats of one configuration ({fixed(spread)})"
         )
     return Lead(lead, rival.id, spread, len(spreads), doubtful, statement)
 
@@ -143,8 +149,8 @@ def compare_with_wandb(sweep: Sweep, best: Run | None) -> WandbBest:
         why = f"it names {theirs}, which has the same value: ties are broken by run id here"
     else:
         why = (
-            f"it names {theirs} at {fixed(theirs.objective)}: it reads the summary, but the history "
-            "says otherwise"
+            f"it names {theirs} at {fixed(theirs.objective)}: it reads the summary, but the "
+            "history says otherwise"
         )
     return WandbBest(sweep.wandb_best, False, why)
 
@@ -178,8 +184,8 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sweep.outcome_counts().items())
     if best is None:
         return (
-            f"no run of {len(sweep.runs)} ({counts or 'none'}) is finished with a finite {OBJECTIVE}; "
-            "let the sweep continue, then use --refresh"
+            f"no run of {len(sweep.runs)} ({counts or 'none'}) is finished with a finite "
+            f"{OBJECTIVE}; let the sweep continue, then use --refresh"
         )
     values = best.hyperparameters
     config = ", ".join(f"{n} {value_text(values[n])}" for n in sweep.varied() if n in values)
@@ -195,12 +201,14 @@ def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead |
     if best and not baseline:
         values = " ".join(f"--{name} {value}" for name, value in BASELINE.items())
         found.append(
-            "no finished baseline with the same data and loss, neither in the sweep nor tagged `baseline` in its "
-            f"project, so there is nothing to compare with; make one: python train.py {values}"
+            "no finished baseline with the same data and loss, neither in the sweep nor tagged "
+            "`baseline` in its project, so there is nothing to compare with; make one: python "
+            f"train.py {values}"
         )
     if best and best.data.get("leaks"):
         found.append(
-            "the split is random patches: validation patches lie beside training patches, so every score is too good"
+            "the split is random patches: validation patches lie beside training patches, so "
+            "every score is too good"
         )
     return [*found, *sweep.mixed_conditions()]
 

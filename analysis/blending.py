@@ -1,4 +1,7 @@
-"""Predictions for an image of any size: overlapping patches, blended with a smooth window. Uses only NumPy."""
+"""Predictions for an image of any size: overlapping patches, blended with a smooth window.
+
+Uses only NumPy.
+"""
 
 from collections.abc import Iterator
 
@@ -12,11 +15,12 @@ FLOOR = 1e-3  # smallest weight of the window; above 0, so that border pixels ha
 
 
 def blend(image: NDArray[np.uint8], size: int, model: Model) -> Iterator[NDArray[np.float32]]:
-    """Class probabilities (rows, w, classes) in bands from top to bottom, which together have h rows.
+    """Bands of class probabilities (rows, w, classes) from top to bottom, h rows in total.
 
-    Each pixel is the mean over the patches that cover it, weighted by `window`. Patches overlap by half; the last
-    ones end at the edge of the image. An image that is smaller than a patch is extended by reflection. Bands keep
-    the memory to a few rows of patches, however high the image is.
+    Each pixel is the mean over the patches that cover it, weighted by `window`. Patches overlap by
+    half; the last ones end at the edge of the image. An image that is smaller than a patch is
+    extended by reflection. Bands keep the memory to a few rows of patches, however high the image
+    is.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -44,7 +48,7 @@ def blend(image: NDArray[np.uint8], size: int, model: Model) -> Iterator[NDArray
 
 
 def starts(length: int, size: int) -> list[int]:
-    """Offsets of patches along an axis of `length` >= `size` pixels: every half patch, and one at the far end."""
+    """Offsets of patches along an axis of `length` >= `size` px: every half patch, and the end."""
     step = max(1, size // 2)
     return sorted({*range(0, length - size + 1, step), length - size})
 
@@ -71,7 +75,7 @@ def shrink(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 def _predict_band(
     band: NDArray[np.uint8], size: int, columns: list[int], model: Model
 ) -> NDArray[np.float32]:
-    """(n, size, size, classes): the probabilities of the band's patches, which start at `columns`."""
+    """(n, size, size, classes) probabilities of the band's patches, which start at `columns`."""
     patches = [band[:, column : column + size] for column in columns]
     batches = [patches[first : first + BATCH] for first in range(0, len(patches), BATCH)]
     return np.concatenate([model(np.stack(batch)) for batch in batches])

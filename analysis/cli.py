@@ -63,7 +63,7 @@ def print_section(section: Section) -> None:
 
 
 def command_line(module: str, command: click.Command, results: Results, **values: object) -> str:
-    """The shell command that makes a section again. Options that have their default value are left out.
+    """The shell command that makes a section again, without options at their default.
 
     Args:
         module: Name of the module in `analysis`.

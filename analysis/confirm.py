@@ -25,7 +25,7 @@ from segmentation.errors import UserError
 CONFIDENCE = 0.95
 TOLERANCE = 0.005  # relative: a learning rate copied with three digits counts as the same
 NOT_CONFIRMED = (*NOT_COMPARED, "epochs", "precision")
-"""Hyperparameters that may differ from the chosen run: a confirmation may train longer, or on another device."""
+"""Hyperparameters that may differ: a confirmation may train longer, or on another device."""
 
 Array = NDArray[np.float64]
 Pair = tuple[int, Run, Run]
@@ -37,11 +37,12 @@ Pair = tuple[int, Run, Run]
 @results_option
 @refresh_option
 def main(sweep: str, folder: Path, refresh: bool) -> None:
-    """Compare the best configuration of OUT/best_run.json with the baseline, over the seeds of SWEEP.
+    """Compare the best configuration with the baseline, over the seeds of SWEEP.
 
-    SWEEP is one of sweeps/confirm.yaml, which trains both configurations with several seeds each. Writes
-    OUT/confirm.json, .csv, .md and .png: mean and standard deviation of both, the difference paired by seed with its
-    95 % interval (Student's t), and one sentence that says whether the search beat the baseline.
+    SWEEP is one of sweeps/confirm.yaml, which trains both configurations with several seeds each.
+    Writes OUT/confirm.json, .csv, .md and .png: mean and standard deviation of both, the
+    difference paired by seed with its 95 % interval (Student's t), and one sentence that says
+    whether the search beat the baseline.
     """
     results = Results.open(folder)
     print_section(make(results, results.load_other(sweep, refresh, click.echo)))
@@ -49,7 +50,10 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
 
 @dataclass(frozen=True)
 class Gain:
-    """Baseline minus best over pairs of runs that share a seed. `margin` is half the width of the interval."""
+    """Baseline minus best over pairs of runs that share a seed.
+
+    `margin` is half the width of the interval.
+    """
 
     pairs: int
     best_mean: float
@@ -65,8 +69,8 @@ class Gain:
         interval = f"({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
         if abs(self.mean) <= self.margin:
             return (
-                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± {self.margin:.4f} "
-                f"of {OBJECTIVE} {interval}."
+                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
+                f"{self.margin:.4f} of {OBJECTIVE} {interval}."
             )
         size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {OBJECTIVE} {interval}"
         winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
@@ -74,7 +78,7 @@ class Gain:
 
 
 def compare(best: Array, baseline: Array) -> Gain:
-    """The mean gain and its Student's t interval, of two (n,) arrays of objectives, paired by index, n >= 2."""
+    """Mean gain and Student's t interval of two paired (n,) arrays of objectives, n >= 2."""
     from scipy.stats import t
 
     gains = baseline - best
@@ -103,8 +107,8 @@ def make(results: Results, sweep: Sweep) -> Section:
     if not others.all() and others.sum() >= 2:
         without = compare(best[others], baseline[others]).statement
         statements.append(
-            f"The search chose its best run by seed {searched_seed}, so this seed favours it. Without it: "
-            f"{without[0].lower()}{without[1:]}"
+            f"The search chose its best run by seed {searched_seed}, so this seed favours it. "
+            f"Without it: {without[0].lower()}{without[1:]}"
         )
     caption = f"{OBJECTIVE} of the best configuration and of the baseline, by seed"
     table = _table(results.folder / "confirm", caption, seeds, best, baseline, gain)
@@ -123,7 +127,7 @@ def make(results: Results, sweep: Sweep) -> Section:
 
 
 def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
-    """The pairs of finished runs with one seed and one number of epochs, by seed; and notes about other runs.
+    """The pairs of finished runs with equal seed and epochs, by seed; notes about other runs.
 
     Raises:
         UserError: The best configuration is the baseline's, or there are fewer than two pairs.
@@ -148,8 +152,9 @@ def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
             f"{len(group)} of the {role} configuration" for role, group in groups.items()
         )
         raise UserError(
-            f"{sweep.path} has {held} among its finished runs, but {max(lengths.values(), default=0)} pairs with "
-            "one seed and length; two pairs are the fewest: put the best configuration into sweeps/confirm.yaml"
+            f"{sweep.path} has {held} among its finished runs, but "
+            f"{max(lengths.values(), default=0)} pairs with one seed and length; two pairs are the "
+            "fewest: put the best configuration into sweeps/confirm.yaml"
         )
     epochs = max(lengths, key=lambda length: (lengths[length], length))
     keys = sorted((key for key in shared if key[0] == epochs), key=lambda key: key[1])
@@ -158,7 +163,10 @@ def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
 
 
 def repeats(run: Run, chosen: Run) -> bool:
-    """Whether a run repeats the chosen configuration. Numbers may be rounded, as when copied into a YAML file."""
+    """Whether a run repeats the chosen configuration.
+
+    Numbers may be rounded, as when copied into a YAML file.
+    """
     names = (set(run.hyperparameters) | set(chosen.hyperparameters)) - set(NOT_CONFIRMED)
     return all(_equal(_value(run, name), _value(chosen, name)) for name in names)
 

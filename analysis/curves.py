@@ -19,7 +19,7 @@ QUANTITIES = {
     "loss": ("loss", "val_loss", "loss (lower is better)"),
     "mean_iou": ("mean_iou", "val_mean_iou", "mean IoU (higher is better)"),
 }
-"""Name of the figure -> column of the training split, column of the validation split, axis label."""
+"""Name of the figure -> training column, validation column, axis label."""
 
 MARKS = 15  # a curve has at most about as many markers
 
@@ -32,7 +32,7 @@ MARKS = 15  # a curve has at most about as many markers
     help="Also draw the validation curves of the sweep's stopped runs, in light grey.",
 )
 def main(folder: Path, stopped: bool) -> None:
-    """Draw training and validation loss, and mean IoU, against epochs: best run and baseline in one figure each.
+    """Draw the loss and the mean IoU of best run and baseline against epochs, in two figures.
 
     Writes OUT/curves_loss.png, OUT/curves_mean_iou.png and the drawn values as OUT/curves.csv.
     """
@@ -82,9 +82,10 @@ def _draw(results: Results, name: str, background: Sequence[Run]) -> Picture:
     described = "; ".join(f"{role} is {run}" for role, run in results.roles().items())
     quantity = label.split(" (")[0]
     caption = (
-        f"{quantity[0].upper()}{quantity[1:]} against epochs; {described}. The large mark is the epoch of the kept "
-        "weights. Training values are measured during the epoch, with dropout and while the weights change; "
-        "validation values after it. So training can look worse than validation."
+        f"{quantity[0].upper()}{quantity[1:]} against epochs; {described}. The large mark is the "
+        "epoch of the kept weights. Training values are measured during the epoch, with dropout "
+        "and while the weights change; validation values after it. So training can look worse "
+        "than validation."
     )
     return Picture(style.save(figure, results.folder / f"curves_{name}.png"), caption)
 

@@ -1,4 +1,7 @@
-"""Evaluations: what the weights of one run predict for every patch of one split. Computed once, then kept in a file."""
+"""Evaluations: what the weights of one run predict for every patch of one split.
+
+Computed once, then kept in a file.
+"""
 
 import functools
 import logging
@@ -38,7 +41,7 @@ class Evaluation:
     confusions: NDArray[np.int64]
     """(n, classes, classes): one confusion matrix per patch, row = truth, column = prediction."""
     confident: NDArray[np.int64]
-    """(2,) numbers of probabilities above CONFIDENT at labelled pixels: at the true class, at any class."""
+    """(2,) numbers of probabilities above CONFIDENT: at the true class, at any class."""
     truth: NDArray[np.uint8]
     """(m,) class indices of a sample of labelled pixels, at most SAMPLE."""
     probabilities: NDArray[np.float32]
@@ -51,7 +54,10 @@ class Evaluation:
 
 
 def compute(model: "keras.Model", prepared: PreparedSet, split: str) -> Evaluation:
-    """The evaluation of a model on a split. One batch at a time is in memory, with its probabilities."""
+    """The evaluation of a model on a split.
+
+    One batch at a time is in memory, with its probabilities.
+    """
     from segmentation.datasets import Patches, predict  # imports Keras, which takes seconds
 
     patches = Patches(prepared, split, BATCH)
@@ -110,7 +116,10 @@ def load_model(weights: Path) -> "keras.Model":
 
 
 def read(file: Path, stamp: str) -> Evaluation | None:
-    """The evaluation in `file` if it has this stamp; None if there is no such file, or it is damaged."""
+    """The evaluation in `file` if it has this stamp.
+
+    None if there is no such file, or it is damaged.
+    """
     try:
         with np.load(file, allow_pickle=False) as arrays:
             if str(arrays["stamp"]) == stamp:

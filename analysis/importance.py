@@ -1,4 +1,4 @@
-"""How much of the objective's variance each hyperparameter explains: Optuna's fANOVA over the runs of a sweep."""
+"""How much of the objective's variance each hyperparameter explains, by Optuna's fANOVA."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ LOG_RATIO = 10  # largest value / smallest value from which fANOVA sees a number
 def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     """Hyperparameter -> fraction of the variance, largest first; and the number of runs.
 
-    Finished and stopped runs count, each with its last objective. Runs that diverged do not: their worst value
-    would explain nearly all of the variance.
+    Finished and stopped runs count, each with its last objective. Runs that diverged do not: their
+    worst value would explain nearly all of the variance.
 
     Raises:
         UserError: There are too few runs, they do not differ, or Optuna is not installed.
@@ -34,12 +34,14 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     ]
     if len(used) < MIN_RUNS or not names:
         raise UserError(
-            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ in {len(names)} "
-            f"hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} runs and one hyperparameter"
+            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ "
+            f"in {len(names)} hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} "
+            "runs and one hyperparameter"
         )
     if len({run.objective for run in used}) == 1:
         raise UserError(
-            "importance of the hyperparameters: all runs have the same objective, so nothing explains it"
+            "importance of the hyperparameters: all runs have the same objective, so nothing "
+            "explains it"
         )
     shares = _fanova(used, names)
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))

@@ -61,13 +61,16 @@ def _section(section: Section) -> str:
 
 def _note(note: Note) -> str:
     kind = "note warning" if note.warning else "note"
-    return f'<p class="{kind}">{escape(note.text[:1].upper() + note.text[1:])}</p>'
+    first, *rest = note.text.split(" ")
+    words = [first.capitalize() if first.islower() and first.isalpha() else first, *rest]
+    return f'<p class="{kind}">{escape(" ".join(words))}</p>'
 
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.file.read_bytes()).decode("ascii")
     caption = escape(picture.caption)
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _anchor(title: str) -> str:

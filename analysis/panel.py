@@ -31,7 +31,7 @@ from segmentation.prepared import PreparedSet
 
 COUNT = 10
 TRIVIAL = 0.4
-"""A patch is trivial if the sum of its squared class shares is above this: nearly all of it is one class.
+"""A patch is trivial if the sum of its squared class shares exceeds this: it is nearly one class.
 
 The rule of the published panels.
 """
@@ -68,10 +68,11 @@ Indices = NDArray[np.int64]
 def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, seed: int) -> None:
     """Draw ten patches as image, truth and prediction of the best run, in class colours.
 
-    best: the ten most accurate patches that are not trivial, in order of increasing accuracy. A patch is trivial if
-    the sum of its squared class shares exceeds 0.4, so that nearly all of it is one class. median, worst: by accuracy
-    among all patches, in increasing order. random: drawn with --seed.
-    Writes OUT/panel_WHICH.png, one PNG per patch into OUT/panel_WHICH/, and their scores as OUT/panel_WHICH.csv.
+    best: the ten most accurate patches that are not trivial, in order of increasing accuracy. A
+    patch is trivial if the sum of its squared class shares exceeds 0.4, so that nearly all of it
+    is one class. median, worst: by accuracy among all patches, in increasing order. random: drawn
+    with --seed. Writes OUT/panel_WHICH.png, one PNG per patch into OUT/panel_WHICH/, and their
+    scores as OUT/panel_WHICH.csv.
     """
     results = Results.open(folder, data, checkpoints)
     print_section(make(results, which, split, seed))
@@ -79,14 +80,20 @@ def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, se
 
 
 def make(results: Results, which: str = "best", split: str = "val", seed: int = 0) -> Section:
-    """The panel and its table. Raises UserError if data or weights are missing, or no patch qualifies."""
+    """The panel and its table.
+
+    Raises UserError if data or weights are missing, or no patch qualifies.
+    """
     evaluation = results.evaluation("best", split)
     chosen = select(evaluation.confusions, which, seed)
     if not len(chosen):
         kind = "labelled and not trivial" if which == "best" else "labelled"
         raise UserError(f"no {split} patch is {kind}: no {which} panel")
     file = results.folder / f"panel_{which}.png"
-    caption = f"{TITLES[which]} of the {split} split, by the best weights of {results.best}: image, truth, prediction."
+    caption = (
+        f"{TITLES[which]} of the {split} split, by the best weights of {results.best}: "
+        "image, truth, prediction."
+    )
     style.save(_draw(results.prepared, evaluation, chosen), file)
     header = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
     rows = [
@@ -118,7 +125,7 @@ def write_singles(results: Results, which: str, split: str = "val", seed: int = 
 
 
 def select(confusions: Confusions, which: str, seed: int = 0) -> Indices:
-    """Indices of at most COUNT patches, in order of increasing accuracy, ties by index; `random`: by index.
+    """Indices of at most COUNT patches, by increasing accuracy, then index; `random`: by index.
 
     Args:
         confusions: (n, classes, classes), one confusion matrix per patch.
@@ -174,14 +181,17 @@ def _reproduction_note(run: Run, split: str, evaluation: Evaluation) -> list[Not
         return []
     accuracy = metrics.accuracy(evaluation.confusion)
     verdict = "as logged" if abs(accuracy - logged) < 1e-3 else "the run logged another"
-    text = f"Validation accuracy, computed again from the weights: {accuracy:.4f}; {verdict} ({logged:.4f})."
+    text = f"Validation accuracy, computed again: {accuracy:.4f}; {verdict} ({logged:.4f})."
     return [Note(text)]
 
 
 def _draw(
     prepared: PreparedSet, evaluation: Evaluation, chosen: Sequence[int] | Indices, first: int = 1
 ) -> Figure:
-    """The figure of the chosen patches, numbered from `first`. A single patch has a smaller figure."""
+    """The figure of the chosen patches, numbered from `first`.
+
+    A single patch has a smaller figure.
+    """
     blocks = min(BLOCKS, len(chosen))
     lines = -(-len(chosen) // blocks)
     size = style.WIDTH / (3 * BLOCKS)
@@ -212,7 +222,7 @@ def _draw_patch(
     i: int,
     row: Sequence[Cell],
 ) -> None:
-    """Draws image, truth and prediction of one patch into three axes, with its position and scores."""
+    """Draws image, truth and prediction of a patch into three axes, with position and scores."""
     index = evaluation.indices[i]
     layers = {
         "image": prepared.images[index],

@@ -54,20 +54,24 @@ BySplit = dict[str, Evaluation]
 @click.option(
     "--epoch",
     type=click.IntRange(1),
-    help="Use the weights after this epoch, if the run kept them (--keep-epoch); default: the best ones.",
+    help="Use the weights after this epoch, which --keep-epoch kept. Default: the best ones.",
 )
 def main(folder: Path, data: Path, checkpoints: Path, epoch: int | None) -> None:
-    """Draw precision against recall on the validation split, and tabulate the scores on every split.
+    """Draw precision against recall on the validation split; tabulate scores on every split.
 
-    Writes OUT/precision_recall.png and .csv (average precision), and OUT/scores and OUT/scores_per_class as CSV,
-    Markdown and LaTeX. With --epoch N the names end in _epoch_N. Keras precision and recall are micro averages at a
-    threshold of 0.5, as published; macro scores are means over the classes that occur in the truth.
+    Writes OUT/precision_recall.png and .csv (average precision), and OUT/scores and
+    OUT/scores_per_class as CSV, Markdown and LaTeX. With --epoch N the names end in _epoch_N.
+    Keras precision and recall are micro averages at a threshold of 0.5, as published; macro scores
+    are means over the classes that occur in the truth.
     """
     print_section(make(Results.open(folder, data, checkpoints), epoch))
 
 
 def make(results: Results, epoch: int | None = None) -> Section:
-    """The curves, the average precisions and both tables. Raises UserError if data or weights are missing."""
+    """The curves, the average precisions and both tables.
+
+    Raises UserError if data or weights are missing.
+    """
     splits = [split for split in SPLITS if results.prepared.manifest["patches"].get(split)]
     notes, evaluated = [], {}
     for role, run in results.roles().items():
@@ -118,13 +122,16 @@ def scores_of(evaluation: Evaluation) -> dict[str, float]:
 
 
 def average_precision(curve: Curve) -> float:
-    """Area under a curve as scikit-learn defines it: precision weighted by the steps of recall, 0..1."""
+    """Area under a curve, 0..1, by scikit-learn's definition: precision times steps of recall."""
     recall, precision = curve
     return float(-np.sum(np.diff(recall) * precision[:-1]))
 
 
 def _weights_kind(run: Run, epoch: int | None) -> str:
-    """`best` or `kept`: the weights after `epoch`. Raises UserError if the run has none of that epoch."""
+    """`best` or `kept`: the weights after `epoch`.
+
+    Raises UserError if the run has none of that epoch.
+    """
     kept = run.hyperparameters.get("keep_epoch")
     if epoch is None or epoch == run.best_epoch:
         return "best"
@@ -151,9 +158,9 @@ def _batch_size_notes(results: Results) -> list[str]:
         [small, large],
     )
     return [
-        f"val_batch_size was searched, from {small} to {large}. The val_loss of the best weights, computed again, is "
-        f"{losses[small]:.6f} in batches of {small} and {losses[large]:.6f} in batches of {large}; "
-        f"difference {abs(losses[small] - losses[large]):.1g}."
+        f"val_batch_size was searched, from {small} to {large}. The val_loss of the best weights, "
+        f"computed again, is {losses[small]:.6f} in batches of {small} and {losses[large]:.6f} in "
+        f"batches of {large}; difference {abs(losses[small] - losses[large]):.1g}."
     ]
 
 
@@ -175,8 +182,8 @@ def _scores(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:
         for split, evaluation in by_split.items()
     ]
     caption = (
-        f"Scores on every split, weights {when}. Keras precision and recall are micro averages at a threshold of "
-        "0.5; macro scores are means over the classes that occur"
+        f"Scores on every split, weights {when}. Keras precision and recall are micro averages at "
+        "a threshold of 0.5; macro scores are means over the classes that occur"
     )
     return Table(file, caption, ("run", "split", *SCORES), rows, FORMATS)
 
@@ -221,9 +228,10 @@ def _draw(results: Results, evaluated: Mapping[str, BySplit], suffix: str, when:
         else f"a random sample of {pixels:,} labelled pixels"
     )
     caption = (
-        f"Precision against recall on the validation split, weights {when}, from {sample}. Precision: fraction of the "
-        "pixels predicted as a class that belong to it. Recall: fraction of the class's pixels that are found. micro: "
-        "all classes together. AP: average precision."
+        f"Precision against recall on the validation split, weights {when}, from {sample}. "
+        "Precision: fraction of the pixels predicted as a class that belong to it. Recall: "
+        "fraction of the class's pixels that are found. micro: all classes together. AP: average "
+        "precision."
     )
     file = results.folder / f"precision_recall{suffix}.png"
     return Picture(style.save(figure, file), caption)

@@ -1,6 +1,6 @@
 """Predicts whole images of any size with the weights of a run: class mask, overlay and areas.
 
-python -m analysis.predict "data/raw/Tile 1/images/image_part_001.jpg" --weights results/demo --out results/demo/tile1
+python -m analysis.predict IMAGE.jpg --weights results/demo --out results/demo/tile1
 """
 
 import os
@@ -63,10 +63,11 @@ def main(
 ) -> None:
     """Predict the classes of whole images of any size, down to one pixel.
 
-    The image is shrunk and scaled as the training data was. Overlapping patches are predicted and blended with a
-    smooth window. For each IMAGE, OUT receives NAME_mask.png (class colours, the image's size), NAME_overlay.png and
-    NAME_areas.csv. Pixels are used as stored: an EXIF orientation is ignored, as in prepared sets. An image that
-    cannot be read is reported and skipped; the exit code is then 1.
+    The image is shrunk and scaled as the training data was. Overlapping patches are predicted and
+    blended with a smooth window. For each IMAGE, OUT receives NAME_mask.png (class colours, the
+    image's size), NAME_overlay.png and NAME_areas.csv. Pixels are used as stored: an EXIF
+    orientation is ignored, as in prepared sets. An image that cannot be read is reported and
+    skipped; the exit code is then 1.
     """
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,12 +138,15 @@ def names(images: Sequence[Path]) -> list[str]:
 
 
 def read(file: Path) -> Image:
-    """(h, w, 3) uint8 RGB pixels of an image file. Raises UserError if it is damaged, too large or no image."""
+    """(h, w, 3) uint8 RGB pixels of an image file.
+
+    Raises UserError if it is damaged, too large or no image.
+    """
     return sources.decode(sources.read_bytes(file, str(file)), str(file))
 
 
 def segment(image: Image, size: int, model: Model, scale: int = 1) -> NDArray[np.uint8]:
-    """(h, w) class indices of an image (h, w, 3) RGB, predicted at 1/scale of its size and enlarged again."""
+    """(h, w) class indices of an image, predicted at 1/scale of its size and enlarged again."""
     small = blending.shrink(image, scale) if scale > 1 else image
     bands = [band.argmax(-1).astype(np.uint8) for band in blending.blend(small, size, model)]
     height, width = image.shape[:2]

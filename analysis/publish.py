@@ -1,7 +1,8 @@
-"""Publishes the report as a W&B Report, and a saved workspace of the sweep's runs. Needs the extra `report`.
+"""Publishes the report as a W&B Report, and a saved workspace. Needs the extra `report`.
 
-A W&B Report cannot show local files, so the figures are also logged as pictures of a run, `report-<sweep id>`. The
-report shows them beside W&B's own live panels. Publishing again replaces report, workspace and run.
+A W&B Report cannot show local files, so the figures are also logged as pictures of a run,
+`report-<sweep id>`. The report shows them beside W&B's own live panels. Publishing again replaces
+report, workspace and run.
 """
 
 import json
@@ -121,7 +122,10 @@ def _blocks(reports: ModuleType, results: Results, section: Section, run: str) -
 def _workspace(
     workspaces: ModuleType, reports: ModuleType, results: Results, title: str, known: str | None
 ) -> Any:
-    """A saved view of the sweep's runs with all live panels of the report; `known` is the address to replace."""
+    """A saved view of the sweep's runs with all live panels of the report.
+
+    `known` is the address to replace.
+    """
     entity, project, sweep_id = split_path(results.sweep.path)
     workspace = (
         workspaces.Workspace.from_url(known)

@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 
 def split_path(path: str, kind: str = "sweep") -> tuple[str, str, str]:
-    """(entity, project, id) of a path or of the address of a W&B page. Raises UserError for others."""
+    """(entity, project, id) of a path or of the address of a W&B page.
+
+    Raises UserError for others.
+    """
     words = [word for word in urlparse(path.strip()).path.split("/") if word]
     marks = [place for place, word in enumerate(words) if word in ("sweeps", "runs", "artifacts")]
     if marks and 2 <= marks[0] < len(words) - 1:  # PREFIX/ENTITY/PROJECT/sweeps/ID/TAB
@@ -109,7 +112,10 @@ def download(artifact_path: str, name: str, folder: Path) -> Path:
 
 
 def _client() -> "wandb.Api":
-    """W&B's reading client. Raises UserError within seconds if no server answers or it refuses the key."""
+    """W&B's reading client.
+
+    Raises UserError within seconds if no server answers or it refuses the key.
+    """
     try:
         import wandb  # takes a second, which a kept sweep saves
 
@@ -143,7 +149,10 @@ def _asked(what: str, question: Callable[[], T]) -> T:
 
 
 def _read_run(run: "wandb.apis.public.Run") -> Run:
-    """One run. What cannot be read becomes its `problem`, so that one bad run does not stop a report."""
+    """One run.
+
+    What cannot be read becomes its `problem`, so that one bad run does not stop a report.
+    """
     config: dict[str, Any] = {}
     summary: Row = {}
     history: list[Row] = []
@@ -170,7 +179,10 @@ def _read_run(run: "wandb.apis.public.Run") -> Run:
 
 
 def _scalars(row: Mapping[str, Any]) -> Row:
-    """The numbers and strings of a row, by name; NaN and infinities as strings, as W&B stores them."""
+    """The numbers and strings of a row, by name.
+
+    NaN and infinities as strings, as W&B stores them.
+    """
     scalars = {name: row[name] for name in sorted(row) if isinstance(row[name], int | float | str)}
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,6 +29,7 @@ from analysis.cli import (
     results_option,
 )
 from analysis.results import Results, load_sweep
+from analysis.runs import Sweep
 from analysis.sections import Note, Picture, Section, Table, value_text
 from segmentation.errors import UserError
 
@@ -72,28 +73,16 @@ def main(
     publish: bool,
     refresh: bool,
 ) -> None:
-    """Make every figure and table of SWEEP (entity/project/sweep_id), and OUT/report.html, a page that shows them all.
+    """Make every figure and table of SWEEP, and OUT/report.html, a page that shows them all.
 
-    Works while the sweep still runs. Once all of its runs have ended, OUT/sweep.json holds the sweep, and no network
-    is needed any more. A part that cannot be made is replaced by the reason.
+    SWEEP is entity/project/sweep_id, or the address of its page.
+
+    Works while the sweep still runs. Once all of its runs have ended, OUT/sweep.json holds the
+    sweep, and no network is needed any more. A part that cannot be made is replaced by the reason.
     """
     found = load_sweep(sweep_path, folder, refresh, click.echo)
     best_run.write(found, folder)
     results, page_title = Results.open(folder, data, checkpoints), f"Sweep {found}"
-
-    def search() -> Section:
-        others = [results.load_other(path, refresh, click.echo) for path in compare]
-        return sweep.make(results, others)
-
-    parts: list[tuple[str, Callable[[], Section]]] = []
-    if confirmation:
-        parts.append(("Is the gain real?", partial(_confirmation, results, confirmation, refresh)))
-    parts.append(("Learning curves", partial(curves.make, results)))
-    parts.append(("Precision and recall", partial(precision_recall.make, results)))
-    parts += [(panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH]
-    if images:
-        parts.append(("Whole images", partial(_whole_images, results, images)))
-    parts.append(("The search", search))
 
     command = command_line(
         "report",
@@ -104,6 +93,7 @@ def main(
         confirmation=confirmation,
         images=images,
     )
+    parts = _parts(results, images, compare, confirmation, refresh)
     sections = [
         _overview(results),
         *(_attempt(title, make) for title, make in parts),
@@ -122,8 +112,33 @@ def main(
             click.echo(line)
 
 
+def _parts(
+    results: Results,
+    images: tuple[Path, ...],
+    compare: tuple[str, ...],
+    confirmation: str | None,
+    refresh: bool,
+) -> list[tuple[str, Callable[[], Section]]]:
+    """(title, function that makes the section) of each part that can fail, in order."""
+
+    def load(path: str) -> Sweep:
+        return results.load_other(path, refresh, click.echo)
+
+    parts: list[tuple[str, Callable[[], Section]]] = [
+        ("Learning curves", lambda: curves.make(results)),
+        ("Precision and recall", lambda: precision_recall.make(results)),
+        *((panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH),
+    ]
+    if confirmation:
+        parts.insert(0, ("Is the gain real?", lambda: confirm.make(results, load(confirmation))))
+    if images:
+        parts.append(("Whole images", lambda: _whole_images(results, images)))
+    parts.append(("The search", lambda: sweep.make(results, [load(path) for path in compare])))
+    return parts
+
+
 def _attempt(title: str, make: Callable[[], Section]) -> Section:
-    """The section that `make` returns, its tables written; a section with the reason if that fails."""
+    """The section that `make` returns, written; a section with the reason if that fails."""
     click.echo(f"{title} ...")
     try:
         section = make()
@@ -136,10 +151,6 @@ def _attempt(title: str, make: Callable[[], Section]) -> Section:
         click.echo(traceback.format_exc(), err=True)
     click.echo(f"  not made: {reason}", err=True)
     return Section(title, notes=[Note(reason, warning=True)])
-
-
-def _confirmation(results: Results, path: str, refresh: bool) -> Section:
-    return confirm.make(results, results.load_other(path, refresh, click.echo))
 
 
 def _panel(results: Results, which: str) -> Section:
@@ -187,7 +198,7 @@ def _key(results: Results) -> dict[str, str]:
 
 
 def _provenance(results: Results, command: str) -> Section:
-    """Where every number comes from: runs, code and data, and the command that makes the page again."""
+    """Where the numbers come from: runs, code, data, and the command that makes the page."""
     roles = results.choice.roles()
     facts = {
         "run": [run.id for run in roles.values()],

@@ -5,8 +5,8 @@
     results/NAME/*.sweep.json     the same of other sweeps, for comparison
     results/NAME/cache/           weights and predictions; ignored by git
 
-Figures need nothing else. With best_run.json and sweep.json in git, every figure that shows no predictions can be
-made again without a server, the data or the weights.
+Figures need nothing else. With best_run.json and sweep.json in git, every figure that shows no
+predictions can be made again without a server, the data or the weights.
 """
 
 import hashlib
@@ -24,7 +24,10 @@ from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
 FORMAT = 2
-"""Version of best_run.json and sweep.json. Files of version 1 had no number and no sweep.json beside them."""
+"""Version of best_run.json and sweep.json.
+
+Files of version 1 had no number and no sweep.json beside them.
+"""
 
 CHOICE_FILE, SWEEP_FILE = "best_run.json", "sweep.json"
 DATA, CHECKPOINTS = Path("data/prepared"), Path("runs")
@@ -55,10 +58,13 @@ class ChosenRun:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far the best run leads the next configuration, compared with repeats of one configuration."""
+    """How far the best run leads the next configuration, compared with repeated runs."""
 
     lead: float | None
-    """Objective of the next configuration minus that of the best run; None if there is no next one."""
+    """Objective of the next configuration minus that of the best run.
+
+    None if there is no next one.
+    """
     over: str | None
     """Id of the best run of the next configuration."""
     spread: float | None
@@ -81,7 +87,10 @@ class WandbBest:
 
 @dataclass(frozen=True)
 class Choice:
-    """The content of best_run.json. Without a finished run, `best` is None and `statement` says so."""
+    """The content of best_run.json.
+
+    Without a finished run, `best` is None and `statement` says so.
+    """
 
     sweep: str
     sweep_name: str
@@ -97,7 +106,10 @@ class Choice:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Choice":
-        """The choice in a JSON object. Raises KeyError, TypeError or ValueError if it is damaged."""
+        """The choice in a JSON object.
+
+        Raises KeyError, TypeError or ValueError if it is damaged.
+        """
         parts = {"best": ChosenRun, "baseline": ChosenRun, "lead": Lead, "wandb_best": WandbBest}
         values = {
             name: part(**known_fields(part, record[name])) if record[name] else None
@@ -120,7 +132,10 @@ class Choice:
 
 @dataclass
 class Results:
-    """One results folder, opened. `data` and `checkpoints` are needed only for what shows predictions."""
+    """One results folder, opened.
+
+    `data` and `checkpoints` are needed only for what shows predictions.
+    """
 
     folder: Path
     choice: Choice
@@ -145,7 +160,8 @@ class Results:
             checkpoints: Folder in which train.py made one folder per run id on this machine.
 
         Raises:
-            UserError: The choice was not made yet, or a file is damaged. The message names the next step.
+            UserError: The choice was not made yet, or a file is damaged. The message names the
+            next step.
         """
         choice = _read(folder / CHOICE_FILE, Choice.from_json)
         sweep = _read(folder / SWEEP_FILE, Sweep.from_json)
@@ -190,7 +206,10 @@ class Results:
 
     @cached_property
     def prepared(self) -> PreparedSet:
-        """The prepared set in `data`. Raises UserError if the best run was trained on another one."""
+        """The prepared set in `data`.
+
+        Raises UserError if the best run was trained on another one.
+        """
         trained = str(self.best.data.get("checksum", "unknown"))
         prepared = PreparedSet.open(self.data)
         found = prepared.manifest["checksum"]
@@ -202,7 +221,10 @@ class Results:
         return prepared
 
     def weights(self, role: str, kind: str = "best") -> Path:
-        """The .keras file of a role: its `best` or its `kept` weights. Raises UserError if there is none."""
+        """The .keras file of a role: its `best` or its `kept` weights.
+
+        Raises UserError if there is none.
+        """
         return weights.find(self.roles()[role], kind, self.sweep.path, self.cache, self.checkpoints)
 
     def evaluation(self, role: str, split: str, kind: str = "best") -> Evaluation:
@@ -242,7 +264,7 @@ class Results:
 
 
 def load_sweep(path: str, folder: Path, refresh: bool = False, log: Log = print) -> Sweep:
-    """The sweep at `entity/project/sweep_id`: from `folder` if all its runs had ended, else from W&B.
+    """The sweep at `path`: from `folder` if all its runs had ended, else from W&B.
 
     Args:
         path: The sweep, or the address of its page.
@@ -291,7 +313,7 @@ def _read(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         if "format" not in record:
-            raise ValueError("no format number; older versions wrote none")
+            raise ValueError("it has no format number, or an older version wrote it")
         if record["format"] == FORMAT:
             return parse(record)
     except FileNotFoundError as error:
@@ -301,11 +323,13 @@ def _read(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
             f"{file} cannot be read ({error.strerror}); name a results folder with --out"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # JSON of another shape
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{file} is damaged ({error!r}); remove it and make it again: {command}"
+            f"{file} is damaged ({reason}); remove it and make it again: {command}"
         ) from error
     raise UserError(
-        f"{file} has format {record['format']}, this version reads {FORMAT}; remove it and make it again: {command}"
+        f"{file} has format {record['format']}, this version reads {FORMAT}; remove it and make it "
+        f"again: {command}"
     )
 
 

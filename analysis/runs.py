@@ -22,7 +22,7 @@ NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")
 
 LIVE_STATES = ("running", "pending", "preempting", "queued")
 OUTCOMES = (*STATUSES, "failed", "running")
-"""How a run ended, in the order of reports: the status that train.py wrote, else W&B's own state."""
+"""How a run ended, in the order of reports: train.py's status, else W&B's own state."""
 
 Scalar = str | int | float
 Row = dict[str, Scalar]
@@ -39,13 +39,13 @@ def as_number(value: object) -> float:
 
 
 def known_fields(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `record` that `cls` has fields for, so that files of other versions can be read."""
+    """The values of `record` that `cls` has fields for. Files of other versions may have more."""
     return {spec.name: record[spec.name] for spec in fields(cls) if spec.name in record}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as W&B stores it: `history` has one row per epoch, `problem` says what could not be read."""
+    """One run as W&B stores it. `history`: one row per epoch; `problem`: what could not be read."""
 
     id: str
     name: str = ""
@@ -81,7 +81,10 @@ class Run:
 
     @property
     def objective(self) -> float:
-        """The last finite value of the objective in the history, else in the summary; NaN if there is none."""
+        """The last finite value of the objective in the history, else in the summary.
+
+        NaN if there is none.
+        """
         values = self.series(OBJECTIVE)[1]
         return float(values[-1]) if len(values) else as_number(self.summary.get(OBJECTIVE))
 
@@ -101,7 +104,10 @@ class Run:
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
-        """Name -> value in the order of Config's fields. Runs of other projects: as stored, by name."""
+        """Name -> value in the order of Config's fields.
+
+        Runs of other projects: as stored, by name.
+        """
         if self._raw_hyperparameters and self.settings:
             return asdict(self.settings)
         return self._raw_hyperparameters
@@ -120,12 +126,12 @@ class Run:
         return "baseline" in self.tags or BASELINE.items() <= self.hyperparameters.items()
 
     def same_task(self, other: "Run") -> bool:
-        """Whether both objectives mean the same: the same prepared set and the same loss function."""
+        """Whether both objectives mean the same: same prepared set, same loss function."""
         tasks = [(r.data.get("checksum"), r.hyperparameters.get("loss")) for r in (self, other)]
         return bool(tasks[0] == tasks[1])
 
     def configuration_key(self, *without: str) -> str:
-        """The hyperparameters except those in `without`, as text: equal for equal configurations."""
+        """The hyperparameters except `without`, as text: equal for equal configurations."""
         compared = {name: v for name, v in self.hyperparameters.items() if name not in without}
         return json.dumps(compared, sort_keys=True)
 
@@ -136,7 +142,7 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What train.py stored about commit, device and precision; empty for runs of other projects."""
+        """The stored commit, device and precision; empty for runs of other projects."""
         return _mapping(self.config.get("environment"))
 
     @property
@@ -145,7 +151,10 @@ class Run:
         return dict(sorted(_mapping(self.data.get("options")).items()))
 
     def series(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(epochs, values) of one metric, both (n,), by epoch. Rows without a finite value are left out."""
+        """(epochs, values) of one metric, both (n,), by epoch.
+
+        Rows without a finite value are left out.
+        """
         pairs = [
             (as_number(row.get("epoch", row.get("_step"))), as_number(row.get(name)))
             for row in self.history
@@ -155,11 +164,11 @@ class Run:
         return np.array(epochs, float), np.array(values, float)
 
     def second_training_start(self) -> int | None:
-        """The first epoch that cannot belong to the same training as the rows before; None if all can.
+        """The first epoch that cannot belong to the training of the rows before; None if all can.
 
-        One training logs the lowest validation loss so far. So its objective never rises, and is always the
-        validation loss of one of its rows. Rows without a validation loss are ignored: a run that fails in
-        its first epoch logs only the worst value.
+        One training logs the lowest validation loss so far. So its objective never rises, and is
+        always the validation loss of one of its rows. Rows without a validation loss are ignored:
+        a run that fails in its first epoch logs only the worst value.
         """
         lowest = previous = math.inf
         for row in self.history:
@@ -196,7 +205,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep and its runs in the order of their creation. `others` are baselines outside the sweep."""
+    """A sweep and its runs in the order of their creation.
+
+    `others` are baselines outside the sweep.
+    """
 
     path: str
     name: str = ""
@@ -230,7 +242,7 @@ class Sweep:
         return sorted(finished, key=lambda run: (run.objective, run.id))
 
     def mixed_conditions(self) -> Iterator[str]:
-        """One line for each condition in which the runs differ, although their objectives are compared."""
+        """One line per condition in which runs differ although their objectives are compared."""
         conditions = {
             "data sets": [str(run.data.get("checksum", ""))[:12] for run in self.runs],
             "combinations of number format and device": [

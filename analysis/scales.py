@@ -1,6 +1,5 @@
 """Axes for values of a hyperparameter or of the objective: positions 0..1, and labels."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,10 @@ OUTLIER_FACTOR = 3.0
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis for n values. Numbers have a linear or logarithmic axis, other values one place per text."""
+    """An axis for n values.
+
+    Numbers have a linear or logarithmic axis, other values one place per text.
+    """
 
     places: NDArray[np.float64]
     """(n,) positions of the values on the axis, 0..1."""
@@ -96,7 +98,7 @@ class Scale:
 
 
 def axis_top(values: NDArray[np.float64]) -> float:
-    """The upper end of an axis for finite values (n,): very bad values would make all others look equal."""
+    """The upper end of an axis for finite values (n,), without very bad ones."""
     distance = max(float(np.quantile(values, 0.75) - values.min()), 1e-9)
     return float(values[values <= values.min() + OUTLIER_FACTOR * distance].max())
 
@@ -112,8 +114,3 @@ def clip_axis(axes: Axes, values: NDArray[np.float64]) -> None:
     hidden = int((finite > top + margin).sum())
     text = f"{hidden} {'value' if hidden == 1 else 'values'} above the axis, up to {high:.3g}"
     axes.set_title(text, fontsize=8, color="#555555")
-
-
-def last_if_nan(value: float) -> float:
-    """A key for sorting: NaN comes last."""
-    return math.inf if math.isnan(value) else value

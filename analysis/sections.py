@@ -1,4 +1,7 @@
-"""Sections: the notes, figures and tables of one analysis. Commands print and write them; the report shows them."""
+"""Sections: the notes, figures and tables of one analysis.
+
+Commands print and write them; the report shows them.
+"""
 
 import csv
 import io
@@ -15,7 +18,7 @@ MISSING = "–"  # noqa: RUF001 - an en dash stands for an undefined value
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file and its caption, which is also the alternative text for readers who cannot see it."""
+    """A PNG file and its caption, which is also its alternative text."""
 
     file: Path
     caption: str
@@ -23,7 +26,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header. `file` is the path without suffix; `formats` are the suffixes."""
+    """Rows of cells under a header.
+
+    `file` is the path without suffix; `formats` are the suffixes.
+    """
 
     file: Path
     caption: str
@@ -40,7 +46,10 @@ class Table:
         return files
 
     def csv(self) -> str:
-        """CSV text with all digits; undefined cells are empty. A spreadsheet runs no cell as a formula."""
+        """CSV text with all digits; undefined cells are empty.
+
+        A spreadsheet runs no cell as a formula.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerows(
@@ -52,7 +61,10 @@ class Table:
         return out.getvalue()
 
     def markdown(self) -> str:
-        """A Markdown pipe table under its caption, numbers right-aligned. HTML in a cell shows as text."""
+        """A Markdown pipe table under its caption, numbers right-aligned.
+
+        HTML in a cell shows as text.
+        """
         header, *rows = [
             [_markdown(_text(cell)) for cell in row] for row in (self.header, *self.rows)
         ]
@@ -94,8 +106,8 @@ class Table:
 
         body = "\n".join(line(row, "td") for row in self.rows)
         return (
-            f"<table><caption>{escape(self.caption)}</caption>\n<thead>{line(self.header, 'th')}</thead>"
-            f"\n<tbody>\n{body}\n</tbody></table>"
+            f"<table><caption>{escape(self.caption)}</caption>\n"
+            f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>"
         )
 
     def numeric(self) -> list[bool]:
@@ -155,7 +167,10 @@ def _text(cell: Cell) -> str:
 
 
 def _no_formula(cell: Cell) -> Cell:
-    """The cell, with an apostrophe before text that a spreadsheet would run. Numbers as text are kept."""
+    """The cell, with an apostrophe before text that a spreadsheet would run.
+
+    Numbers as text are kept.
+    """
     if not isinstance(cell, str):
         return cell
     text = cell.replace("\r", " ")  # starts a line, and the csv module does not quote it

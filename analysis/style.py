@@ -1,7 +1,10 @@
-"""The look of all figures: sizes, palette, how runs, outcomes and classes are drawn. Same input, same pixels.
+"""The look of all figures: sizes and palette; looks of runs, outcomes and classes.
 
-Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-koeln.de/color/, 2008), which
-colour-blind readers can distinguish. Line styles, markers and lightness differ as well, for prints in grey.
+The same input gives the same pixels.
+
+Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-koeln.de/color/,
+2008), which colour-blind readers can distinguish. Line styles, markers and lightness differ as
+well, for prints in grey.
 """
 
 from collections.abc import Mapping
@@ -123,7 +126,7 @@ def outcome_legend(labels: Mapping[str, str], **options: Any) -> dict[str, Any]:
 
 
 def class_legend(ignored: bool = False) -> list[Patch]:
-    """Legend handles: one coloured patch per class, and with `ignored` a black one for unlabelled pixels."""
+    """Legend handles: one patch per class, and with `ignored` a black one for unlabelled pixels."""
     patches = [
         Patch(facecolor=color, edgecolor="black", linewidth=0.4, label=name)
         for name, color in CLASS_COLORS.items()

@@ -20,7 +20,7 @@ from analysis.cli import command_line, print_section, refresh_option, results_op
 from analysis.importance import importances
 from analysis.results import Results
 from analysis.runs import Run, Sweep, as_number
-from analysis.scales import Scale, clip_axis, last_if_nan
+from analysis.scales import Scale, clip_axis
 from analysis.sections import Cell, Note, Picture, Section, Table, value_text
 from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
@@ -34,16 +34,20 @@ def main(others: tuple[str, ...], folder: Path, refresh: bool) -> None:
     """Draw how the sweep of OUT/best_run.json searched. Each OTHER_SWEEP (entity/project/sweep_id)
     adds one line to the figure of its progress.
 
-    Writes OUT/sweep_progress.png (objective against epochs of all runs), OUT/sweep_curves.png (learning curves by
-    outcome), OUT/sweep_parallel.png (parallel coordinates), OUT/sweep_parameters.png (objective against each
-    hyperparameter), OUT/sweep_importance.png (fANOVA), and their numbers as CSV. Needs no best run.
+    Writes OUT/sweep_progress.png (objective against epochs of all runs), OUT/sweep_curves.png
+    (learning curves by outcome), OUT/sweep_parallel.png (parallel coordinates),
+    OUT/sweep_parameters.png (objective against each hyperparameter), OUT/sweep_importance.png
+    (fANOVA), and their numbers as CSV. Needs no best run.
     """
     results = Results.open(folder)
     print_section(make(results, [results.load_other(o, refresh, click.echo) for o in others]))
 
 
 def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
-    """All figures that the runs allow, and a table of the runs. A note gives the reason for each missing figure."""
+    """All figures that the runs allow, and a table of the runs.
+
+    A note gives the reason for each missing figure.
+    """
     notes = [Note(line) for run in results.sweep.runs for line in run.data_problems()]
     pictures, tables = [], [_runs_table(results)]
     for draw in (lambda r: _progress(r, others), _curves, _parallel, _parameters, _importance):
@@ -60,7 +64,7 @@ def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
 
 
 def progress(sweep: Sweep) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(epochs, lowest objective so far), both (n,): the rows of all runs in the order of their time.
+    """(epochs, lowest objective so far), both (n,): the rows of all runs, ordered by time.
 
     Rows without a time, as other projects may have, come first, in the order of their runs.
     """
@@ -92,7 +96,8 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
     axes.set(xlabel="epochs trained, all runs together", ylabel=f"{style.OBJECTIVE_LABEL} so far")
     axes.legend()
     caption = (
-        "Progress of the search: the lowest objective found so far against the epochs spent by all runs. Each mark "
+        "Progress of the search: the lowest objective found so far against the epochs spent by "
+        "all runs. Each mark "
         "is a new best value." + (" The dashed line is the baseline." if baseline else "")
     )
     rows = [
@@ -136,7 +141,7 @@ def _curves(results: Results) -> tuple[Picture]:
 
 
 def hyperband_rungs(config: dict[str, Any], last: float) -> list[int]:
-    """The epochs up to `last` at which W&B's Hyperband compares runs; empty for sweeps without it."""
+    """The epochs up to `last` at which W&B's Hyperband compares runs; [] without Hyperband."""
     rule = config.get("early_terminate") or {}
     if rule.get("type") != "hyperband":
         return []
@@ -188,8 +193,8 @@ def _parallel(results: Results) -> tuple[Picture]:
     if best:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01))
     caption = (
-        "Parallel coordinates: one line per run, through its hyperparameters to its objective. Darker lines are "
-        "better runs; line styles are those of the learning curves."
+        "Parallel coordinates: one line per run, through its hyperparameters to its objective. "
+        "Darker lines are better runs; line styles are those of the learning curves."
     )
     return (Picture(style.save(figure, results.folder / "sweep_parallel.png"), caption),)
 
@@ -260,8 +265,8 @@ def _importance(results: Results) -> tuple[Picture, Table]:
     axes.set(xlim=(0, 1.05), xlabel="importance (fraction of the objective's variance, fANOVA)")
     axes.grid(visible=False, axis="y")
     caption = (
-        f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs. With fewer than about "
-        "50 runs these values are uncertain."
+        f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs. With "
+        "fewer than about 50 runs these values are uncertain."
     )
     file = results.folder / "sweep_importance"
     table = Table(file, caption, ("hyperparameter", "importance"), list(shares.items()), ("csv",))
@@ -272,7 +277,12 @@ def _runs_table(results: Results) -> Table:
     names = results.sweep.varied()
     ordered = sorted(
         results.sweep.runs,
-        key=lambda run: (run.outcome != "finished", last_if_nan(run.objective), run.id),
+        key=lambda run: (
+            run.outcome != "finished",
+            math.isnan(run.objective),
+            run.objective,
+            run.id,
+        ),
     )
     rows: list[Sequence[Cell]] = [
         (

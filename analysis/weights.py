@@ -1,6 +1,7 @@
-"""Weights of runs: fetched once from W&B or from a checkpoint of this machine, then kept in a cache.
+"""Weights of runs: fetched from W&B or from a checkpoint on this machine, kept in a cache.
 
-Each run has up to two .keras files: `best` (lowest validation loss) and `kept` (after Config.keep_epoch).
+Each run has up to two .keras files: `best` (lowest validation loss) and `kept` (after
+Config.keep_epoch).
 """
 
 import json
@@ -53,7 +54,7 @@ def find(
 def find_by_path(
     path: str, kind: str, cache: Path, checkpoints: Path, log: Log = print
 ) -> tuple[Path, Run]:
-    """The .keras file and the run of `entity/project/run_id` or of an artifact, `entity/project/model:v0`.
+    """The .keras file, and its run, of `entity/project/run_id` or `entity/project/model:v0`.
 
     Raises:
         UserError: W&B returns no such run or artifact, or it has no weights of this kind.
@@ -71,7 +72,7 @@ def find_by_path(
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Writes the whole file or leaves the old one; no part of the content stays behind on an error."""
+    """Writes the whole file, or leaves the old one; an error leaves no part of the content."""
     part = file.with_name(f"part-{file.name}")
     try:
         part.write_bytes(content)
@@ -108,7 +109,7 @@ def _checkpoint(folder: Path, kind: str) -> Path | None:
 
 
 def _verified(file: Path) -> Path:
-    """`file`, after each byte was compared with the checksums in it: a .keras file is a zip archive.
+    """`file`, after its bytes were compared with the checksums in it: it is a zip archive.
 
     Raises:
         UserError: The file is incomplete or damaged.

@@ -1,4 +1,4 @@
-"""Reading an account for a report: by login behind a proxy, and one line where that is not possible."""
+"""reader.py with an account: behind a proxy, and one line for each reason why it fails."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ WRONG = "0" * 40
     ],
     ids=["logged in", "wrong key", "short key", "proxy away", "server away"],
 )
-def test_what_cannot_be_read_is_one_line(account, tmp_path, extra, words):
+def test_a_sweep_that_cannot_be_read_is_an_error_of_one_line(account, tmp_path, extra, words):
     home = tmp_path / "home"
     account.login(home)
     path = "https://forge.coreweave.com/wandb/loopback/aerial-sweeps/sweeps/nosuch"

@@ -1,4 +1,4 @@
-"""best_run.py: which run is chosen, which baseline it is compared with, and what is reported about both."""
+"""best_run.py: the chosen run, the baseline it is compared with, and the statements about both."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 
-def test_the_best_is_the_finished_run_of_lowest_objective():
+def test_the_best_run_is_the_finished_one_with_the_lowest_objective():
     candidates = [
         run("a", (0.5, 0.3)),
         run("b", (0.5, 0.2), status="stopped"),
@@ -43,7 +43,7 @@ def test_ties_are_broken_by_run_id():
     )
 
 
-def test_the_baseline_is_the_most_alike_and_never_the_luckiest():
+def test_the_baseline_is_the_most_similar_one_not_the_luckiest():
     best = run("best", (0.1,), learning_rate=0.01, epochs=9)
     others = (
         run("lucky", (0.11,), epochs=3),
@@ -61,7 +61,7 @@ def test_the_baseline_is_the_most_alike_and_never_the_luckiest():
 
 
 @pytest.mark.parametrize(("rival", "doubtful"), [(0.16, False), (0.12, True)])
-def test_a_lead_smaller_than_the_spread_of_repeats_is_warned_of(rival, doubtful):
+def test_a_lead_smaller_than_the_spread_of_repeats_is_a_warning(rival, doubtful):
     repeats = [
         run(f"r{seed}", (value,), seed=seed) for seed, value in enumerate((0.30, 0.32, 0.35))
     ]
@@ -74,7 +74,7 @@ def test_a_lead_smaller_than_the_spread_of_repeats_is_warned_of(rival, doubtful)
     assert any("may be chance" in warning for warning in choice.warnings) is doubtful
 
 
-def test_repeats_of_the_winner_are_no_rivals():
+def test_repeats_of_the_best_configuration_do_not_count_as_the_next_one():
     repeats = [run(f"r{seed}", (0.1 + seed / 100,), seed=seed) for seed in range(3)]
     assert best_run.choose(sweep(*repeats)).lead.lead is None
 
@@ -89,7 +89,7 @@ def test_repeats_of_the_winner_are_no_rivals():
         (run("b", (0.5,)), OBJECTIVE, "the history says otherwise"),
     ],
 )
-def test_why_wandb_names_another_run(theirs, metric, word):
+def test_the_reason_why_wandb_names_another_run_is_given(theirs, metric, word):
     said = best_run.choose(
         sweep(run("a", (0.1,)), theirs, wandb_best="b", metric={"name": metric})
     ).wandb_best
@@ -98,14 +98,14 @@ def test_why_wandb_names_another_run(theirs, metric, word):
     assert best_run.choose(sweep(run("a", (0.1,)), wandb_best="a")).wandb_best.agrees
 
 
-def test_the_same_runs_give_the_same_bytes(tmp_path):
+def test_the_same_runs_give_the_same_files(tmp_path):
     found = sweep(run("a", (0.2, 0.1), batch_size=4), run("b", (0.3,)))
     first, second = (results(found, tmp_path / name).folder / "best_run.json" for name in "xy")
     assert first.read_bytes() == second.read_bytes()
     assert json.loads(first.read_text())["best"]["id"] == "a"
 
 
-def test_no_run_to_choose_is_one_line_and_is_written_down(tmp_path):
+def test_without_a_finished_run_the_choice_is_written_and_the_command_fails_in_one_line(tmp_path):
     found = results(
         sweep(run("a", (0.2,), status="stopped"), run("b", status="finished")), tmp_path
     )
@@ -141,17 +141,19 @@ def test_a_run_that_diverged_or_ran_out_of_memory_is_never_the_best():
         (
             {"environment": {"precision": "float32", "device": "CPU"}},
             {"environment": {"precision": "mixed_float16", "device": "CPU"}},
-            "2 combinations of number format and device: float32 on CPU (1 run), mixed_float16 on CPU (1 run)",
+            "2 combinations of number format and device: float32 on CPU (1 run), mixed_float16 on "
+            "CPU (1 run)",
         ),
         (
             {"environment": {"precision": "float32", "device": "CPU"}},
             {"environment": {"precision": "float32", "device": "NVIDIA H100"}},
-            "2 combinations of number format and device: float32 on CPU (1 run), float32 on NVIDIA H100 (1 run)",
+            "2 combinations of number format and device: float32 on CPU (1 run), float32 on "
+            "NVIDIA H100 (1 run)",
         ),
     ],
     ids=["data", "precision", "device"],
 )
-def test_a_sweep_of_runs_that_cannot_be_compared_is_warned_of(of_a, of_b, line):
+def test_runs_on_different_data_or_devices_are_a_warning(of_a, of_b, line):
     mixed = best_run.choose(sweep(run("a", (0.4,), **of_a), run("b", (0.3,), **of_b))).warnings
     (warning,) = [warning for warning in mixed if "the runs of the sweep were trained" in warning]
     assert line in warning

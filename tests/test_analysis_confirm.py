@@ -8,7 +8,7 @@ from analysis import confirm
 from segmentation.errors import UserError
 
 
-def test_the_gain_is_students_paired_interval(random):
+def test_the_interval_of_the_gain_is_that_of_students_paired_t_test(random):
     best, baseline = random.normal(0.2, 0.01, 6), random.normal(0.23, 0.02, 6)
     gain, witness = confirm.compare(best, baseline), stats.ttest_rel(baseline, best)
     low, high = witness.confidence_interval(0.95)
@@ -24,7 +24,7 @@ def test_the_gain_is_students_paired_interval(random):
         ((0.3, 0.31, 0.32), "The baseline beat the search by 0.10"),
     ],
 )
-def test_confirmation_in_a_sentence(best, word, tmp_path):
+def test_the_sentence_says_who_beat_whom_or_that_it_is_noise(best, word, tmp_path):
     winner = run("w", (0.1,), learning_rate=0.0071224341, seed=7)
     pairs = [
         run(f"b{seed}", (value,), learning_rate=0.007122, seed=seed, epochs=9)
@@ -45,7 +45,7 @@ def test_confirmation_in_a_sentence(best, word, tmp_path):
     assert {path.name for path in section.write()} == {"confirm.png", "confirm.csv", "confirm.md"}
 
 
-def test_one_pair_confirms_nothing(tmp_path):
+def test_one_pair_of_runs_is_too_few(tmp_path):
     made = results(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
     with pytest.raises(UserError, match="two pairs are the fewest"):
         confirm.make(made, sweep(run("b", (0.1,), batch_size=4), run("p", (0.2,))))

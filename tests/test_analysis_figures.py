@@ -1,4 +1,4 @@
-"""curves.py, sweep.py, scales.py, importance.py, style.py: the numbers in the figures, and the same pixels every time."""
+"""curves.py, sweep.py, scales.py, importance.py, style.py: numbers and pixels of the figures."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ from segmentation.errors import UserError
 
 @pytest.fixture
 def searched() -> tuple:
-    """Twelve runs that interleave in time, of every outcome; learning rate decides, batch size hardly."""
+    """Fourteen runs that overlap in time; learning rate matters most. Two have no loss."""
     random = np.random.default_rng(1)
     made = []
     for i in range(12):
@@ -100,7 +100,7 @@ def test_progress_is_the_minimum_over_rows_in_time(searched):
         (None, []),
     ],
 )
-def test_hyperband_rungs_are_those_of_wandbs_search(rule, rungs):
+def test_hyperband_rungs_equal_those_of_wandbs_own_code(rule, rungs):
     assert search.hyperband_rungs({"early_terminate": rule}, 27) == rungs
     if rule:
         witness = SweepRun(name="a", state=RunState.running, history=[{"loss": 1.0}])
@@ -110,7 +110,9 @@ def test_hyperband_rungs_are_those_of_wandbs_search(rule, rungs):
         assert [band for band in witness.early_terminate_info["bands"] if band <= 27] == rungs
 
 
-def test_every_figure_of_a_search_and_several_searches_on_the_same_axes(searched, tmp_path):
+def test_a_search_has_five_figures_and_other_sweeps_share_the_axes_of_its_progress(
+    searched, tmp_path
+):
     other = sweep(run("o", (0.9, 0.3)), method="random")
     section = search.make(results(sweep(*searched), tmp_path), [other])
     names = {picture.file.stem for picture in section.pictures}
@@ -129,13 +131,13 @@ def test_every_figure_of_a_search_and_several_searches_on_the_same_axes(searched
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.5], [0.2, 0.5, 1.6], [0.4]])
-def test_places_on_an_axis_lie_between_its_ends(values):
+def test_positions_on_an_axis_lie_between_0_and_1_in_the_order_of_the_values(values):
     """Equal values too, as two runs stopped at the same loss have."""
     places = scales.Scale.of_objective(values).places
     assert places[0] == 0 and ((places >= 0) & (places <= 1)).all() and (np.diff(places) >= 0).all()
 
 
-def test_importance_finds_what_decides(searched):
+def test_the_hyperparameter_that_decides_has_the_largest_importance(searched):
     shares, used = importance.importances(sweep(*searched))
     assert used == 12  # the diverged and the empty one do not count
     assert shares["learning_rate"] > 0.7 > shares["batch_size"]
@@ -154,7 +156,7 @@ def test_importance_finds_what_decides(searched):
     ],
     ids=["none", "empty", "foreign", "nan"],
 )
-def test_a_sweep_with_nothing_to_draw_is_told_figure_by_figure(runs, tmp_path):
+def test_each_figure_that_cannot_be_drawn_is_a_note(runs, tmp_path):
     section = search.make(results(sweep(*runs), tmp_path))
     assert not section.pictures
     assert len(section.notes) >= 5
@@ -169,7 +171,7 @@ def test_looks_differ_in_more_than_colour():
 
 
 @pytest.mark.parametrize("command", [curves.main, search.main], ids=["curves", "sweep"])
-def test_a_folder_without_a_choice_is_told_with_the_way_out(command, tmp_path):
+def test_for_a_folder_without_a_choice_the_error_gives_the_command_that_makes_it(command, tmp_path):
     said = CliRunner().invoke(command, ["--out", str(tmp_path)])
     assert said.exit_code == 1
     assert f"make it: python -m analysis.best_run SWEEP --out {tmp_path}" in said.output

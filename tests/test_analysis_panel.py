@@ -36,13 +36,13 @@ def brute_force(masks, guesses, which):
 
 @pytest.mark.parametrize("which", ["best", "worst", "median"])
 @pytest.mark.parametrize("count", [0, 3, 60])
-def test_panels_are_chosen_as_by_brute_force(which, count, random):
+def test_panels_hold_the_patches_that_brute_force_chooses(which, count, random):
     masks = random.integers(0, NUM_CLASSES, (count, 6, 6)).astype(np.uint8)
     masks[::3] = np.where(
         random.random((len(masks[::3]), 6, 6)) < 0.6, 1, masks[::3]
     )  # some are trivial
     masks[random.random(masks.shape) < 0.05] = IGNORE
-    masks[5:6] = IGNORE  # one without a single label
+    masks[5:6] = IGNORE  # a patch without any label
     guesses = np.where(
         random.random(masks.shape) < random.random((count, 1, 1)), masks % 255, 0
     ).astype(np.uint8)
@@ -54,7 +54,7 @@ def test_panels_are_chosen_as_by_brute_force(which, count, random):
     assert len(chosen) == min(10, len(chosen))
 
 
-def test_random_panels_repeat_by_seed(random):
+def test_random_panels_depend_on_the_seed_alone(random):
     confusions = random.integers(1, 9, (40, 6, 6))
     first = panel.select(confusions, "random", 1)
     assert (

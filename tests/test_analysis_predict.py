@@ -1,4 +1,7 @@
-"""Whole images: blending, shrinking, every size; panels chosen as by brute force. No Keras: models are functions here."""
+"""Whole images: blending, shrinking, every size; panels chosen as by brute force.
+
+No Keras: models are functions here.
+"""
 
 import os
 
@@ -31,14 +34,14 @@ def by_color(patches: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=60)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 99))
-def test_any_size_gets_what_a_model_of_single_pixels_says(height, width, seed):
+def test_blending_does_not_change_a_model_of_single_pixels_at_any_image_size(height, width, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     whole = np.concatenate(list(blending.blend(image, SIZE, by_color)))
     assert whole.shape == (height, width, NUM_CLASSES)
     np.testing.assert_allclose(whole, by_color(image[None])[0], atol=1e-5)
 
 
-def test_where_one_patch_covers_the_answer_is_that_patchs(random):
+def test_pixels_covered_by_one_patch_have_its_prediction(random):
     image = random.integers(0, 256, (40, 56, 3), dtype=np.uint8)
     noise = random.dirichlet(np.ones(NUM_CLASSES), (SIZE, SIZE)).astype(np.float32)
     whole = np.concatenate(
@@ -75,14 +78,14 @@ def test_a_constant_image_has_no_seams():
     assert steps < 2 / size < 0.45 < seams
 
 
-def test_bands_add_up_whatever_the_height():
+def test_bands_have_as_many_rows_as_the_image():
     for height in (1, 15, 16, 17, 24, 31, 32, 33, 100):
         bands = list(blending.blend(np.zeros((height, 20, 3), np.uint8), SIZE, by_color))
         assert sum(len(band) for band in bands) == height
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_shrinking_is_that_of_the_prepared_set(scale, random):
+def test_images_are_shrunk_as_in_the_prepared_set(scale, random):
     images = random.integers(0, 256, (3, 12 * scale, 8 * scale, 3), dtype=np.uint8)
     for image, witness in zip(images, tiling.shrink_images(images, scale), strict=True):
         np.testing.assert_array_equal(blending.shrink(image, scale), witness)
@@ -90,7 +93,9 @@ def test_shrinking_is_that_of_the_prepared_set(scale, random):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 1), (5, 7), (16, 16), (33, 50)])
 @pytest.mark.parametrize("scale", [1, 4])
-def test_masks_overlay_and_areas_of_any_size(shape, scale, tmp_path, random):
+def test_mask_and_overlay_have_the_size_of_the_image_and_areas_count_the_mask(
+    shape, scale, tmp_path, random
+):
     image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
     section = predict.make(image, "x", tmp_path, SIZE, by_color, scale)
     section.write()
@@ -117,7 +122,7 @@ def test_an_image_is_read_as_rgb(tmp_path):
         (b"x", "not an image"),
     ],
 )
-def test_what_is_no_image_is_one_line(content, word, tmp_path):
+def test_a_file_that_is_no_image_is_a_user_error(content, word, tmp_path):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=word):
@@ -125,16 +130,14 @@ def test_what_is_no_image_is_one_line(content, word, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["nothing.keras", "nowhere", "a/b"])
-def test_weights_that_are_not_there_are_told(weights, tmp_path):
+def test_missing_weights_are_an_error_of_one_line(weights, tmp_path):
     said = CliRunner().invoke(predict.main, ["a.png", "--weights", weights, "--out", str(tmp_path)])
     assert said.exit_code == 1
     assert said.output.startswith("Error: ")
     assert said.output.count("\n") == 1
 
 
-def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predicted(
-    tmp_path, monkeypatch, random
-):
+def test_bad_images_are_one_line_each_and_the_others_are_predicted(tmp_path, monkeypatch, random):
     content = images.jpeg(random.integers(0, 256, (64, 48, 3), dtype=np.uint8))
     half = len(content) // 2
     files = {
@@ -160,7 +163,9 @@ def test_damaged_and_oversized_images_are_one_line_each_and_the_others_are_predi
     assert mask.shape[:2] == (64, 48)  # the pixels of the file, whatever its EXIF orientation
 
 
-def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch, random):
+def test_a_full_disk_and_an_impossible_folder_are_an_error_of_one_line(
+    tmp_path, monkeypatch, random
+):
     (tmp_path / "a.png").write_bytes(
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
@@ -180,7 +185,7 @@ def test_a_full_disk_and_an_impossible_folder_are_one_line(tmp_path, monkeypatch
     assert not list((tmp_path / "full").iterdir())
 
 
-def test_files_of_one_name_keep_apart(tmp_path):
+def test_images_with_the_same_file_name_have_different_results(tmp_path):
     parts = [tmp_path / f"Tile {tile}" / "images" / "image_part_001.jpg" for tile in (1, 2)]
     assert predict.names(parts[:1]) == ["image_part_001"]
     assert predict.names(parts) == ["Tile_1_images_image_part_001", "Tile_2_images_image_part_001"]

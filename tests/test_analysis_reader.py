@@ -1,4 +1,4 @@
-"""reader.py, weights.py, publish.py: W&B's own client against a server, deleted and damaged files, no server."""
+"""reader.py, weights.py, publish.py: W&B's client with a server; damaged files; no server."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from conftest import ROOT
 from analysis import publish, reader, weights
 from segmentation.errors import UserError
 
-CASES = ("good", "better", "stopped", "diverged", "empty", "nan", "foreign", "gone", "halved")
+CASES = ("good", "better", "stopped", "diverged", "empty", "nan", "foreign", "deleted", "halved")
 GRID = f"""
     name: odd
     program: unused.py
@@ -25,7 +25,8 @@ TRAIN = """
     import sys, zipfile
     import wandb
 
-    LOSSES = {"good": (0.5, 0.3), "better": (0.4, 0.2), "stopped": (0.1,), "nan": (0.6, float("nan"), 0.35), "empty": ()}
+    LOSSES = {"good": (0.5, 0.3), "better": (0.4, 0.2), "stopped": (0.1,), "empty": ()}
+    LOSSES["nan"] = (0.6, float("nan"), 0.35)
 
     def train(case, sweep_id):
         settings = wandb.Settings(quiet=True, sweep_id=sweep_id)
@@ -40,7 +41,7 @@ TRAIN = """
             if case == "diverged":
                 run.log({"epoch": 3, "best_val_loss": 1.6}, step=3)
             run.summary["status"] = case if case in ("stopped", "diverged") else "finished"
-            if case in ("better", "gone", "halved"):
+            if case in ("better", "deleted", "halved"):
                 keep(run, case)
 
     def keep(run, case):
@@ -61,7 +62,7 @@ DELETE = """
 
     api = wandb.Api()
     runs = {run.config["case"]: run.id for run in api.sweep(sys.argv[1]).runs}
-    api.artifact(f"loopback/read/model:{runs['gone']}").delete(delete_aliases=True)
+    api.artifact(f"loopback/read/model:{runs['deleted']}").delete(delete_aliases=True)
 """
 WEIGHTS = """
     import json, sys
@@ -71,9 +72,11 @@ WEIGHTS = """
     from segmentation.errors import UserError
 
     path, cache, ids = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    for case, role in (("better", "best"), ("gone", "best"), ("halved", "best"), ("good", "best"), ("better", "kept")):
+    cases = [(case, "best") for case in ("better", "deleted", "halved", "good")]
+    for case, role in (*cases, ("better", "kept")):
         try:
-            print(case, role, weights.find(Run(ids[case]), role, path, cache, Path("no")).stat().st_size)
+            file = weights.find(Run(ids[case]), role, path, cache, Path("no"))
+            print(case, role, file.stat().st_size)
         except UserError as error:
             print(case, role, "LINE", error)
 """
@@ -86,7 +89,8 @@ PUBLISH = """
 
     made_results = Results.open(Path(sys.argv[1]))
     for _ in range(2):
-        print(*publish.publish(made_results, "Sweep odd", [curves.make(made_results), sweep.make(made_results)]), sep=" ")
+        sections = [curves.make(made_results), sweep.make(made_results)]
+        print(*publish.publish(made_results, "Sweep odd", sections), sep=" ")
     _, _, sweep_id = made_results.sweep.path.split("/")
     print(sorted(wandb.Api().run(f"loopback/read/report-{sweep_id}").summary.keys()))
 """
@@ -94,7 +98,10 @@ PUBLISH = """
 
 @pytest.fixture(scope="module")
 def swept(served, tmp_path_factory):
-    """A sweep of nine runs, each odd in a different way; one artifact deleted. Its path and the results folder."""
+    """A sweep of nine runs, each of another kind; one artifact is deleted.
+
+    Its path and the results folder.
+    """
     cwd = tmp_path_factory.mktemp("sweep")
     path = served.sweep(GRID, cwd)
     served.python(TRAIN, cwd, path, *CASES)
@@ -111,7 +118,7 @@ def cached(folder: Path, path: str) -> dict:
     return {run["config"]["case"]: run for run in record["runs"]}
 
 
-def test_histories_summaries_and_configurations_arrive_whole(swept):
+def test_sweep_json_holds_whole_histories_summaries_and_configurations(swept):
     path, folder, said = swept
     runs = cached(folder, path)
     assert set(runs) == set(CASES)
@@ -130,7 +137,7 @@ def test_histories_summaries_and_configurations_arrive_whole(swept):
     assert choice["best"]["id"] == runs["better"]["id"]
 
 
-def test_weights_come_whole_or_with_a_line(served, swept):
+def test_weights_are_complete_or_an_error_of_one_line(served, swept):
     path, folder, _ = swept
     ids = {case: run["id"] for case, run in cached(folder, path).items()}
     empty = {
@@ -143,14 +150,14 @@ def test_weights_come_whole_or_with_a_line(served, swept):
     assert len(lines) == len(said) == 5
     assert int(lines["better", "best"].split()[-1]) > 1000
     assert "is not a whole .keras file" in lines["halved", "best"]
-    assert all("LINE no best weights of run" in lines[case, "best"] for case in ("gone", "good"))
+    assert all("LINE no best weights of run" in lines[case, "best"] for case in ("deleted", "good"))
     assert "holds best.keras, but no kept.keras" in lines["better", "kept"]
     assert (folder / "cache" / "models" / ids["better"] / "best.keras").is_file()
     assert not (folder / "cache" / "models" / ids["halved"] / "best.keras").exists()
     assert (folder / "cache" / ".gitignore").read_text() == "*\n"
 
 
-def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, tmp_path):
+def test_without_a_server_the_results_folder_gives_the_same_bytes(served, swept, tmp_path):
     path, folder, _ = swept
     before = (folder / "best_run.json").read_bytes()
     away = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -174,7 +181,7 @@ def test_without_a_server_the_cache_answers_with_the_same_bytes(served, swept, t
     assert done.stderr.startswith("Error: could not read sweep loopback/read/nosuch")
 
 
-def test_published_twice_there_is_one_report_and_one_workspace(served, swept):
+def test_publishing_twice_leaves_one_report_and_one_workspace(served, swept):
     _, folder, _ = swept
     first, again, pictures = served.python(
         PUBLISH, folder, str(folder), PYTHONPATH=str(ROOT)
@@ -217,23 +224,23 @@ def test_other_paths_are_refused(path):
 
 
 @pytest.mark.parametrize("path", ["abc", "a/b", "a/b/c/d", ""])
-def test_a_path_that_names_no_sweep_is_told(path):
+def test_a_path_without_three_parts_is_refused(path):
     with pytest.raises(UserError, match="entity/project/sweep_id"):
         reader.split_path(path)
 
 
-def test_the_address_of_a_page_is_a_path():
+def test_the_address_of_a_page_is_read_as_a_path():
     assert reader.split_path("https://wandb.ai/me/city/sweeps/abc?nw=x") == ("me", "city", "abc")
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_checkpoint_is_no_traceback(text, tmp_path):
+def test_a_damaged_checkpoint_counts_as_missing(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     assert weights._checkpoint(tmp_path, "best") is None
 
 
 @pytest.mark.parametrize("text", ["{", "[5]", "5"])
-def test_a_damaged_note_of_what_was_published_names_the_file(text, tmp_path):
+def test_a_damaged_published_json_is_named_in_the_error(text, tmp_path):
     (tmp_path / "published.json").write_text(text)
     with pytest.raises(UserError, match=r"published\.json is damaged .* remove it"):
         publish._known(tmp_path / "published.json")

@@ -1,4 +1,7 @@
-"""The page and its tables, end to end on a tiny set with a tiny model: values against scikit-learn, the same bytes again."""
+"""report.py, page.py, evaluations.py, precision_recall.py, on a tiny set with a tiny model.
+
+Scores are compared with scikit-learn; a second report has the same bytes.
+"""
 
 import csv
 import hashlib
@@ -99,7 +102,7 @@ def sums(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
+def test_the_page_holds_every_figure_and_loads_nothing_else(made):
     folder, page = made
     assert page.count("<figure>") == page.count("data:image/png;base64,") == 2 + 1 + 4 + 1 + 4
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|http://localhost/)""", page)
@@ -130,7 +133,7 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(made):
     }  # fmt: skip
 
 
-def test_again_without_the_network_the_same_bytes(made, tiny_set):
+def test_a_second_report_without_a_network_has_the_same_bytes(made, tiny_set):
     folder, _ = made
     before = sums(folder)
     for name in before.keys() - {"sweep.json"}:
@@ -144,7 +147,7 @@ def test_again_without_the_network_the_same_bytes(made, tiny_set):
     assert before.keys() == after.keys()
 
 
-def test_scores_are_scikit_learns_on_the_same_pixels(made, tiny_set):
+def test_scores_equal_those_of_scikit_learn_on_the_same_pixels(made, tiny_set):
     import keras
 
     folder, _ = made
@@ -198,10 +201,11 @@ def test_scores_are_scikit_learns_on_the_same_pixels(made, tiny_set):
                 assert float(cell or 0) == pytest.approx(iou)
 
 
-def test_curves_and_areas_are_scikit_learns(made, tiny_set):
+def test_curves_and_average_precisions_equal_those_of_scikit_learn(made, tiny_set):
     folder, _ = made
     made_results = Results.open(folder, tiny_set, folder / "no")
     found = made_results.evaluation("best", "val")
+    assert made_results.evaluation("best", "val") is found  # read once per report
     assert len(found.truth) == found.confusion.sum()  # a small set is not sampled
     areas = {
         row["class"]: float(row["best"])
@@ -221,7 +225,7 @@ def test_curves_and_areas_are_scikit_learns(made, tiny_set):
         assert areas[name] == pytest.approx(witness.average_precision_score(*columns))
 
 
-def test_curves_after_an_epoch_come_from_the_weights_kept_then(made, tiny_set, tmp_path):
+def test_epoch_uses_the_kept_weights_and_refuses_other_epochs(made, tiny_set, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "copy")
     section = precision_recall.make(Results.open(folder, tiny_set, folder / "no"), epoch=2)
     assert section.pictures[0].file.name == "precision_recall_epoch_2.png"
@@ -238,9 +242,7 @@ def test_curves_after_an_epoch_come_from_the_weights_kept_then(made, tiny_set, t
     )
 
 
-def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothing(
-    made, tiny_set, tmp_path
-):
+def test_val_loss_does_not_depend_on_a_searched_val_batch_size(made, tiny_set, tmp_path):
     shutil.copytree(made[0] / "cache", tmp_path / "cache")
     prepared = PreparedSet.open(tiny_set)
     size = len(prepared.indices("val"))
@@ -258,9 +260,7 @@ def test_a_search_of_the_validation_batch_shows_that_the_objective_owes_it_nothi
     assert one == pytest.approx(whole, abs=2e-6) and 0.1 < one < 2 and difference < 1e-5
 
 
-def test_runs_without_a_validation_batch_beside_one_size_of_it_are_no_search_of_it(
-    made, tiny_set, tmp_path
-):
+def test_one_val_batch_size_is_not_a_search_of_it(made, tiny_set, tmp_path):
     shutil.copytree(made[0] / "cache", tmp_path / "cache")
     checksum = PreparedSet.open(tiny_set).manifest["checksum"]
     found = sweep(
@@ -272,7 +272,7 @@ def test_runs_without_a_validation_batch_beside_one_size_of_it_are_no_search_of_
     assert precision_recall.make(made_results).notes == []
 
 
-def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
+def test_damaged_weights_or_other_data_leave_out_only_the_parts_that_need_them(
     made, tiny_set, tmp_path
 ):
     folder = shutil.copytree(made[0], tmp_path / "copy")
@@ -291,8 +291,8 @@ def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
     (other / "manifest.json").write_text(manifest.replace(checksum, "0" * 64))
     said, page = make_report(folder, other)
     assert (
-        f"{other} is the data set {'0' * 12}, but run run-best (best) was trained on {checksum[:12]}"
-        in said
+        f"{other} is the data set {'0' * 12}, but run run-best (best) was trained on "
+        f"{checksum[:12]}" in said
     )
     assert page.count("<figure>") == 2 + 4
 
@@ -306,7 +306,7 @@ def test_a_half_uploaded_file_and_other_data_spoil_no_more_than_their_part(
     ],
     ids=["no run", "none finished", "another project's"],
 )
-def test_a_sweep_without_a_best_run_still_has_its_page(runs, tmp_path, tiny_set):
+def test_a_sweep_without_a_best_run_has_a_page(runs, tmp_path, tiny_set):
     found = sweep(*runs)
     found = type(found)(
         **{spec: getattr(found, spec) for spec in asdict(found)} | {"config": {"method": "grid"}}
@@ -320,9 +320,10 @@ def test_a_sweep_without_a_best_run_still_has_its_page(runs, tmp_path, tiny_set)
 @pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"
 )
-def test_a_browser_loads_every_figure_without_a_complaint(made, tmp_path):
+def test_a_browser_shows_every_figure_without_a_warning(made, tmp_path):
     _, page = made
-    probe = "onload = () => { document.body.dataset.widths = [...document.images].map(i => i.complete && i.naturalWidth).join(' ') }"
+    widths = "[...document.images].map(i => i.complete && i.naturalWidth).join(' ')"
+    probe = f"onload = () => {{ document.body.dataset.widths = {widths} }}"
     probed = page.replace("</body>", f"<script>{probe}</script></body>")
     probed = probed.replace(
         "default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"

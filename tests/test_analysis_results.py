@@ -1,4 +1,4 @@
-"""results.py: what a results folder holds, and what is made again from it. cli.py: the commands that do so."""
+"""results.py and cli.py: what a results folder holds, and the commands that make it again."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def test_the_committed_results_are_made_again_byte_for_byte_without_server_data_
 
 
 @pytest.mark.parametrize("command", [panel.main, precision_recall.main])
-def test_what_needs_data_that_is_not_there_says_so_in_one_line(clone, command):
+def test_missing_data_is_an_error_of_one_line(clone, command):
     done = CliRunner().invoke(command, ["--out", str(clone)])
     assert done.exit_code == 1
     assert done.output.startswith("Error: data/prepared holds no prepared set; make one: ")
@@ -60,7 +60,7 @@ def test_choice_and_sweep_are_read_as_they_were_written(tmp_path):
     assert opened.choice == best_run.choose(searched)
 
 
-def test_fields_of_other_versions_do_not_matter(tmp_path):
+def test_unknown_fields_are_ignored_and_missing_ones_have_their_default(tmp_path):
     """A newer version may add a field, and an older one has not written it."""
     opened = results(sweep(run("a", (0.2,))), tmp_path)
     for cls, found in ((Choice, opened.choice), (Sweep, opened.sweep)):
@@ -72,7 +72,9 @@ def test_fields_of_other_versions_do_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best_run.json", "sweep.json"])
-def test_a_file_of_another_format_names_both_numbers_and_the_next_step(name, tmp_path):
+def test_for_a_file_of_another_format_the_error_gives_both_numbers_and_the_next_step(
+    name, tmp_path
+):
     folder = results(sweep(run("a", (0.2,))), tmp_path).folder
     record = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(record | {"format": FORMAT + 1}))
@@ -104,7 +106,7 @@ def test_a_command_line_leaves_out_defaults_and_quotes_folders(tmp_path):
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_choice_names_the_file_and_the_next_step(text, tmp_path):
+def test_for_a_damaged_choice_the_error_names_the_file_and_the_next_step(text, tmp_path):
     found = results(sweep(run("a", (0.2,))), tmp_path)
     (found.folder / "best_run.json").write_text(text)
     with pytest.raises(
@@ -113,7 +115,7 @@ def test_a_damaged_choice_names_the_file_and_the_next_step(text, tmp_path):
         type(found).open(tmp_path)
 
 
-def test_a_folder_of_results_that_cannot_exist_is_one_line(tmp_path):
+def test_a_results_folder_that_cannot_exist_is_a_user_error(tmp_path):
     found = results(sweep(run("a", (0.2,))), tmp_path)
     for folder, words in (
         (tmp_path / ("x" * 300), "cannot be read"),
@@ -124,7 +126,7 @@ def test_a_folder_of_results_that_cannot_exist_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("text", [*DAMAGED, '{"path": "x", "runs": [{"id": "a"}], "others": []}'])
-def test_a_damaged_sweep_in_the_cache_names_the_file_and_the_next_step(text, tmp_path):
+def test_for_a_damaged_sweep_the_error_names_the_file_and_the_next_step(text, tmp_path):
     found = results(sweep(run("a", (0.2,))), tmp_path)
     file = tmp_path / "sweep.json"
     file.write_text(text)

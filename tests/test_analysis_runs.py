@@ -20,11 +20,11 @@ from segmentation.config import OBJECTIVE
         ("running", "preempted", "running"),
     ],
 )
-def test_outcomes(state, status, outcome):
+def test_the_outcome_follows_from_wandbs_state_and_the_status(state, status, outcome):
     assert run("a", (0.5,), state=state, status=status).outcome == outcome
 
 
-def test_what_is_odd_about_a_run_is_told():
+def test_missing_and_not_finite_values_are_reported():
     nan = run(
         "n",
         history=[
@@ -42,7 +42,7 @@ def test_what_is_odd_about_a_run_is_told():
 
 
 def test_a_history_of_two_trainings_is_reported():
-    """Two trainings in one history: the best loss rises, or is below every validation loss so far."""
+    """The best loss rises, or is below every validation loss so far."""
     one = rows((0.5, 0.4, 0.6, 0.45))
     assert not list(run("one", history=one).data_problems())
     rises = [*one[:2], one[2] | {OBJECTIVE: 0.6}, one[3] | {OBJECTIVE: 0.45}]
@@ -55,12 +55,12 @@ def test_a_history_of_two_trainings_is_reported():
         )
 
 
-def test_the_worst_value_of_a_run_that_diverged_is_no_second_training():
+def test_the_worst_value_of_a_diverged_run_is_not_a_second_training():
     history = [{"_step": 1, "epoch": 1, OBJECTIVE: 1.67}]
     assert not list(run("d", status="diverged", history=history).data_problems())
 
 
-def test_a_sweeps_null_and_the_word_linear_are_one_configuration():
+def test_activation_null_and_linear_are_one_configuration():
     named, null = (
         Run.from_json({"id": "r", "tags": [], "config": {"activation": value}})
         for value in ("linear", None)

@@ -8,7 +8,7 @@ import pytest
 from analysis import sections
 
 
-def test_a_table_is_the_same_numbers_in_every_format(tmp_path):
+def test_a_table_has_the_same_numbers_in_every_format(tmp_path):
     table = sections.Table(
         tmp_path / "t",
         "50 % of a_b & c",
@@ -40,7 +40,7 @@ def test_a_spreadsheet_reads_no_cell_as_a_formula(text, tmp_path):
     assert cells[1:] == ["-0.5", "-0.5", "-1e-05", "", f"a {text}"]  # numbers stay numbers
 
 
-def test_html_in_a_markdown_table_is_text(tmp_path):
+def test_html_in_a_markdown_table_is_escaped(tmp_path):
     hostile = "<img src=x onerror=alert(1)>\n\n<b>&amp;"
     table = sections.Table(tmp_path / "t", hostile, (hostile, "x"), [(hostile, 0.5)]).markdown()
     assert "<" not in table and "&lt;img" in table and "&amp;amp;" in table
