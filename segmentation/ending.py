@@ -65,7 +65,7 @@ class Signals:
             raise RunEnded(STATUS_OF_SIGNAL[self.received], f"{self.received.name} received")
 
     def limit_finish(self, unsent: Path) -> None:
-        """Starts the limit on finishing: FINISH_SECONDS after a signal, the process exits.
+        """From now on, the process exits FINISH_SECONDS after a signal.
 
         It exits even if W&B's client still waits for its server. The message names `unsent`, the
         folder that `wandb sync` uploads later.
