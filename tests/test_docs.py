@@ -99,6 +99,8 @@ def test_links_and_anchors_exist(page):
 @every_page
 def test_python_commands_name_modules_that_exist_and_options_that_they_have(page):
     for module, arguments in python_commands(page):
+        if module.endswith("NAME"):
+            continue
         if module == "pytest":
             assert all((ROOT / word).exists() for word in arguments if word.endswith(".py"))
             continue
@@ -129,11 +131,10 @@ def test_python_commands_name_modules_that_exist_and_options_that_they_have(page
 @every_page
 def test_wandb_commands_exist_with_their_options(page):
     for words in commands(page):
-        if words[0] != "wandb" or len(words) < 2 or not words[1].isidentifier():
-            continue
-        assert words[1].replace("_", "-") in wandb_cli.commands or words[1] in wandb_cli.commands
-        used, known = long_options(wandb_cli, words[1:])
-        assert set(used) <= known, words
+        if words[0] == "wandb" and len(words) > 1 and re.fullmatch(r"[a-z][a-z-]+", words[1]):
+            assert words[1] in wandb_cli.commands, words
+            used, known = long_options(wandb_cli, words[1:])
+            assert set(used) <= known, words
 
 
 @every_page
