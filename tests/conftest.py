@@ -1,4 +1,4 @@
-"""Shared by all tests: quiet libraries, no account, no network to W&B, and two small worlds made once a session."""
+"""Shared by all tests: quiet libraries, no account, and a tiny prepared set per worker."""
 
 import os
 import subprocess
@@ -25,24 +25,6 @@ hypothesis.settings.load_profile("shared machine")
 
 pytest_plugins = ["loopback_helpers", "account_helpers", "prepare_helpers"]
 
-LONGEST = [
-    "account",
-    "search_sweeps",
-    "train_sweep",
-    "train",
-    "models",
-    "loopback_sweeps",
-    "loopback_commands",
-    "loopback_crash",
-]
-
-
-def pytest_collection_modifyitems(items):
-    """The longest files first, so that no worker is left alone with one at the end."""
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem.removeprefix("test_"), len(order)))
-
-
 @pytest.fixture(scope="session")
 def real_set() -> Path:
     """The raw Dubai set; tests that ask for it skip where it is absent."""
@@ -53,7 +35,7 @@ def real_set() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory) -> Path:
-    """A prepared set of a very small made-up city: 32 px patches, a few dozen of them, all three splits."""
+    """A prepared set of a made-up city: 117 patches of 32 px in three splits."""
     folder = tmp_path_factory.mktemp("tiny")
     run_module("segmentation.synthetic", folder / "city", "--size", "64")
     run_module(
@@ -69,7 +51,7 @@ def tiny_set(tmp_path_factory) -> Path:
 
 
 def run_module(module: str, *arguments, **environment) -> subprocess.CompletedProcess:
-    """`python -m module arguments` at the project's root; fails the test with its output where it fails."""
+    """Runs `python -m module arguments` at the project's root. The test fails with its output."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=200

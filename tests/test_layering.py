@@ -53,7 +53,7 @@ def python_files(root: Path, package: str) -> list[Path]:
 
 
 def imports(root: Path, file: Path) -> set[str]:
-    """Dotted names of the modules that a file imports; `from package import module` counts as the module."""
+    """Dotted names of the modules that a file imports, also by `from package import module`."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Words that stop a reader. They have plain replacements (CONTRIBUTING.md), so no file holds them."""
+"""No file holds words that stop a reader and have plain replacements (see CONTRIBUTING.md)."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ FILES = sorted(
 
 # pattern -> what to write instead
 INSTEAD = {
-    r"(?<!ask and )\b(tell|tells|told)\b(?!\(| whether)": "report, list, say",  # ask and tell: the term
+    r"(?<!ask and )\b(tell|tells|told)\b(?!\(| whether)": "report, list, say",
     r"\b(go|goes|going|went|gone) on\b": "resume, continue",
     r"\blest\b": "so that ... not",
     r"\banew\b": "again",
@@ -36,7 +36,7 @@ INSTEAD = {
     r"\bof its own\b": "its own ..., separate",
     r"\bforesee[ns]?\b|\bforeseen\b": "predict, predicted",
     r"\bfor ever\b|\bforever\b": "permanently, without end",
-    r"\b(one|an?) (?!of|per)\w+ an? (run|epoch|patch|class|step|split|rung|seed|device|core)\b": "per",
+    r"\b(one|an?) (?!of|per)\w+ an? (run|epoch|patch|class|step|split|rung|seed|core)\b": "per",
 }
 
 
