@@ -17,13 +17,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("SM_FRAMEWORK", "tf.keras")
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]  # a developer's own account must not see test runs
-hypothesis.settings.register_profile(
-    "shared machine", deadline=None
-)  # a test's time is no truth about the code
+# How long a test takes is no statement about the code.
+hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
 pytest_plugins = ["loopback_helpers", "account_helpers", "prepare_helpers"]
+
 
 @pytest.fixture(scope="session")
 def real_set() -> Path:
