@@ -34,9 +34,10 @@ class Machine:
         self.account, self.folder, self.home = account, folder / "project", folder / "home"
         self.folder.mkdir(parents=True)
         account.login(self.home)
-        shutil.copy(ROOT / "train.py", self.folder)
+        for file in ("train.py", "studies.py"):
+            shutil.copy(ROOT / file, self.folder)
         skip = shutil.ignore_patterns("__pycache__")
-        for package in ("segmentation", "analysis"):
+        for package in ("segmentation", "search", "analysis"):
             shutil.copytree(ROOT / package, self.folder / package, ignore=skip)
         if data:
             shutil.copytree(data, self.folder / "data" / "prepared")
