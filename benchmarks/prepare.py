@@ -21,7 +21,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -53,8 +52,9 @@ def floor(parts: list[Part]) -> None:
         list(pool.map(decode, (path for part in by_size for path in (part.mask, part.image))))
 
 
-def ours(root: Path) -> None:
+def ours(parts: list[Part]) -> None:
     """Runs `segmentation.prepare`, including its checks and writing."""
+    root = parts[0].image.parents[2]
     with tempfile.TemporaryDirectory() as folder:
         prepare(
             root,
@@ -106,11 +106,7 @@ def _one_hot(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return categorical.reshape(*labels.shape, NUM_CLASSES)
 
 
-WAYS: dict[str, Callable[[Path, list[Part]], None]] = {
-    "floor": lambda _, parts: floor(parts),
-    "ours": lambda root, _: ours(root),
-    "published": lambda _, parts: published(parts),
-}
+WAYS = {"floor": floor, "ours": ours, "published": published}
 
 
 def measure(way: str, raw: Path) -> dict[str, float]:
@@ -136,10 +132,9 @@ def measure(way: str, raw: Path) -> dict[str, float]:
 def main(raw: Path, repeats: int, only: str | None) -> None:
     """Measure three ways of preparing the tiles in RAW, and print the ratios."""
     if only:
-        root = find_root(raw)
-        parts, _ = find_parts(root, SIZE)
+        parts, _ = find_parts(find_root(raw), SIZE)
         start = perf_counter()
-        WAYS[only](root, parts)
+        WAYS[only](parts)
         seconds = perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         click.echo(json.dumps({"seconds": seconds, "mib": peak}))

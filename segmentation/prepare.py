@@ -228,8 +228,8 @@ def main(
 
     RAW holds `Tile N/images/image_part_00K.jpg` and `Tile N/masks/image_part_00K.png`. All bad
     files are listed before anything is written. An EXIF orientation is ignored: pixels are used as
-    the file stores them. OUT gets images.npy, masks.npy, patches.csv and manifest.json. If the
-    command is interrupted, OUT does not change.
+    the file stores them. OUT gets images.npy, masks.npy, patches.csv and manifest.json. An
+    interrupted command never leaves a partial set.
 
     \b
     Examples:
