@@ -5,7 +5,6 @@ Computed once, then kept in a file.
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation import metrics
+from segmentation import metrics, tensorflow_log
 from segmentation.errors import UserError
 from segmentation.labels import IGNORE
 from segmentation.prepared import PreparedSet
@@ -102,12 +101,12 @@ def losses_by_batch_size(
 @functools.lru_cache(maxsize=1)  # the splits of one run are evaluated one after the other
 def load_model(weights: Path) -> "keras.Model":
     """The model in a .keras file, for predictions. Raises UserError if Keras cannot open it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines
     logging.getLogger("tensorflow").setLevel("ERROR")
-    import keras
-
     try:
-        return keras.saving.load_model(weights, compile=False, safe_mode=True)
+        with tensorflow_log.filtered():
+            import keras
+
+            return keras.saving.load_model(weights, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many types for files of other versions or projects
         reason = " ".join(str(error).split())[:200]
         raise UserError(

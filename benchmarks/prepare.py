@@ -16,7 +16,6 @@ one run of the published way.
 """
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from time import perf_counter
 
 import click
 import cv2
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from patchify import patchify
@@ -37,7 +37,7 @@ from segmentation.prepared import PrepareOptions
 from segmentation.sources import Part, find_parts, find_root
 
 SIZE = 256
-WORKERS = len(os.sched_getaffinity(0))
+WORKERS = joblib.cpu_count()
 
 
 def floor(parts: list[Part]) -> None:

@@ -1,6 +1,5 @@
 """Converts the pairs of image and mask of a raw folder into the arrays of a prepared set."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import cv2
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -105,7 +105,7 @@ def _run_per_part(
     Returns:
         Part -> result, and the messages of the UserErrors of the other parts.
     """
-    workers = workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
+    workers = workers or min(MAX_DEFAULT_WORKERS, joblib.cpu_count())
     cv2.setNumThreads(1)  # the parts are the parallelism
     largest_first = sorted(parts, key=lambda part: -part.height * part.width)  # all end together
     results, problems = {}, []
