@@ -1,15 +1,13 @@
 """Shared by all tests: quiet libraries, no account, and a tiny prepared set per worker."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+from project_helpers import ROOT, run_module
 
-ROOT = Path(__file__).resolve().parent.parent
 REAL_SET = Path(os.environ.get("AERIAL_RAW", ROOT.parent / "shared" / "data" / "dubai"))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -48,16 +46,6 @@ def tiny_set(tmp_path_factory) -> Path:
         "crop",
     )
     return folder / "set"
-
-
-def run_module(module: str, *arguments, **environment) -> subprocess.CompletedProcess:
-    """Runs `python -m module arguments` at the project's root. The test fails with its output."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from account_helpers import (
     by_login_to_a_host,
     by_settings_file,
 )
-from conftest import ROOT
+from project_helpers import ROOT
 
 FAST = ["--learning-rate=0.002", "--batch-size=32", "--seed=1"]
 
@@ -212,7 +212,7 @@ def test_a_killed_run_is_resumed_on_another_machine_and_on_the_first_again(
 
 
 def test_resuming_a_run_on_other_data_is_refused_and_changes_nothing(account, tiny_set, tmp_path):
-    from conftest import run_module
+    from project_helpers import run_module
 
     run_module("segmentation.synthetic", tmp_path / "city", "--size", "64", "--seed", "9")
     run_module(

@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from project_helpers import ROOT
 
 WRONG = "0" * 40
 

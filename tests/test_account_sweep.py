@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from account_helpers import Account
-from conftest import ROOT
+from project_helpers import ROOT
 
 HYPERBAND = {
     "name": "two machines",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from analysis_helpers import DAMAGED
-from conftest import ROOT
+from project_helpers import ROOT
 
 from analysis import publish, reader, weights
 from segmentation.errors import UserError

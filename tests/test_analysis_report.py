@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from analysis_helpers import SWEEP, results, run, sweep
 from click.testing import CliRunner
-from conftest import run_module
+from project_helpers import run_module
 from sklearn import metrics as witness
 
 from analysis import precision_recall, report

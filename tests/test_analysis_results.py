@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from analysis_helpers import DAMAGED, results, run, sweep
 from click.testing import CliRunner
-from conftest import ROOT
+from project_helpers import ROOT
 
 from analysis import best_run, curves, panel, precision_recall, report
 from analysis.cli import command_line

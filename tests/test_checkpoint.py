@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from project_helpers import ROOT
 
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import Config

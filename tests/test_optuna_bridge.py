@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from conftest import ROOT
+from project_helpers import ROOT
 from search_helpers import SPACE, curve
 
 from search.multifidelity import Multifidelity

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import ROOT
 from loopback_helpers import wait_for
+from project_helpers import ROOT
 
 import studies
 from search.halving import brackets

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from conftest import ROOT
+from project_helpers import ROOT
 
 from segmentation.tensorflow_log import NOISE
 

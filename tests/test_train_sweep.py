@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from loopback_helpers import wait_for
+from project_helpers import ROOT
 
 from segmentation.config import OBJECTIVE
 
