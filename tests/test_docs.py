@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from project_helpers import ROOT
 from wandb.cli.cli import cli as wandb_cli
 
 from docs import data_card
 from segmentation.config import STATUSES, Config
 from segmentation.losses import LOSSES
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),

@@ -5,15 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from prepare_helpers import SMALL, contents, run_prepare
+from project_helpers import ROOT
 
 from segmentation.prepare import prepare
 from segmentation.prepared import PrepareOptions
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_second_process_cannot_write_the_same_folder(city, tmp_path):

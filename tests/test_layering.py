@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from project_helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "loopback/src/loopback"
 
 # Modules of a package in order: each may import only those listed before it.

@@ -59,7 +59,8 @@ def test_every_activation_trains_and_predicts_probabilities(family, activation, 
     model = models.build(config, prepared.patch_size)
     assert activations(model) == {activation.replace("swish", "silu") if activation else "linear"}
     loss = LOSSES["dice_focal"]()
-    model.compile(keras.optimizers.Adam(0.001), loss, metrics=[SplitSums(loss)])
+    adam = keras.optimizers.Adam(0.001)
+    model.compile(adam, loss, metrics=[SplitSums(loss)], run_eagerly=True)  # no time for tracing
     logs = model.fit(train, validation_data=val, epochs=1, shuffle=False, verbose=0).history
     assert np.isfinite(logs["loss"][0]) and np.isfinite(logs["val_loss"][0])
     _, masks, probabilities = next(predict(model, val))

@@ -10,14 +10,13 @@ import damaged_images as images
 import numpy as np
 import pytest
 from prepare_helpers import SMALL, contents, read_table, run_prepare
+from project_helpers import ROOT
 
 from segmentation.errors import UserError
 from segmentation.labels import CLASSES
 from segmentation.prepare import prepare
 from segmentation.prepared import FILES, PrepareOptions
 from segmentation.splits import OVERLAPPING
-
-ROOT = Path(__file__).parents[1]
 
 # Pixels of the 72 masks of the Dubai set, counted with np.unique over their packed colours.
 REAL_PIXELS = {

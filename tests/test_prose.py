@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from project_helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (
     "segmentation",
     "search",

@@ -3,11 +3,11 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
+
+from project_helpers import ROOT
 
 from segmentation.options import table
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 

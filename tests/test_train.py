@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import pytest
+import tensorflow
 import wandb
 from loopback_helpers import Served
+from project_helpers import ROOT
 from wandb.apis.normalize import normalize_exceptions
 from wandb.apis.public.runs import RunNotFoundError
 
@@ -26,7 +29,6 @@ from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
-ROOT = Path(__file__).resolve().parent.parent
 FAST = {"learning_rate": 0.002, "batch_size": 32, "precision": "float32", "seed": 1}
 
 
@@ -48,6 +50,14 @@ def offline(tmp_path, monkeypatch):
 
     yield go
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """TensorFlow runs functions without tracing them first: faster where the steps are few."""
+    tensorflow.config.run_functions_eagerly(True)
+    yield
+    tensorflow.config.run_functions_eagerly(False)
 
 
 @pytest.fixture
@@ -334,7 +344,7 @@ ENDINGS = [
 
 @pytest.mark.parametrize(("status", "epoch"), ENDINGS)
 def test_in_every_ending_the_last_objective_is_its_minimum(
-    offline, tiny_set, logged, monkeypatch, status, epoch
+    offline, eager, tiny_set, logged, monkeypatch, status, epoch
 ):
     """W&B's searches read the minimum of the history, and its dashboard reads the last value."""
     from segmentation import callbacks
