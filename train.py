@@ -89,9 +89,9 @@ def run(
     prepared = PreparedSet.open(data)
     settle(options, prepared.patch_size)
     # W&B, and Keras below, are imported here: bad options are reported before these slow imports
-    from segmentation import tracking
+    from segmentation import account, tracking
 
-    run_id, api = tracking.run_id(), tracking.connect()
+    run_id, api = tracking.run_id(), account.connect()
     with Checkpoint(runs / run_id) as checkpoint:
         wandb_run, config = tracking.start(api, options, prepared, checkpoint)
         folder = Path(wandb_run.dir).parent
@@ -135,7 +135,7 @@ def train(
     with tensorflow_log.filtered():
         import keras
 
-        from segmentation import callbacks, datasets, evaluation, losses, models, tracking
+        from segmentation import account, callbacks, datasets, evaluation, losses, models, tracking
 
         keras.utils.set_random_seed(config.seed)
         # a resumed run keeps its number format, even if another one is faster on this device
@@ -156,7 +156,7 @@ def train(
     )
     val_data = datasets.Patches(prepared, "val", config.val_batch_size)
     print(description(device, precision, model.count_params(), prepared), flush=True)
-    if tracking.is_logged_out():
+    if account.is_logged_out():
         print(
             "W&B: offline, because nobody is logged in (`wandb login`); "
             "`wandb sync` uploads the run later",

@@ -119,12 +119,12 @@ def _client() -> "wandb.Api":
     try:
         import wandb  # takes a second, which a kept sweep saves
 
-        from segmentation import tracking
+        from segmentation import account
     except ImportError as error:
         raise UserError(f"W&B's client is not installed ({error})") from error
-    settings = tracking.settings()
+    settings = account.settings()
     try:
-        tracking.ping(settings)
+        account.ping(settings)
         return wandb.Api(timeout=TIMEOUT)  # checks the key
     except (wandb.errors.Error, OSError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -12,10 +12,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import requests
@@ -23,6 +22,7 @@ import wandb
 from numpy.typing import NDArray
 from wandb.apis.public.runs import RunNotFoundError
 
+from segmentation import account
 from segmentation.checkpoint import PACKED, Checkpoint, Row
 from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, STATUSES, Config, settle
 from segmentation.ending import RunEnded
@@ -34,89 +34,13 @@ from segmentation.prepared import PreparedSet
 PROJECT = "aerial-sweeps"
 """Used if neither WANDB_PROJECT nor W&B's settings file names a project."""
 
-ANSWER_SECONDS = 4
-"""A W&B server that does not answer within this time counts as not reachable."""
-
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 CURVE_POINTS = 101
 """Points per precision-recall curve on the run's page: enough to draw, few enough for a table."""
 
 Answer = TypeVar("Answer")
-Mode: TypeAlias = Literal["online", "offline", "shared", "disabled", "dryrun", "run"]
 Run: TypeAlias = wandb.Run
-
-
-def settings() -> wandb.Settings:
-    """W&B's own settings: environment, settings files, and the key that `wandb login` stored.
-
-    Address and key come from the client, so every way to log in that it supports works here.
-
-    Raises:
-        UserError: The key has the wrong form.
-    """
-    # silent: otherwise the client prints where it found the key
-    singleton = wandb.setup(wandb.Settings(silent=True))
-    try:
-        wandb.login(prompt=False, verify=False)
-    except wandb.errors.Error as error:
-        raise UserError(f"{_first_line(error)}; log in again: wandb login --relogin") from error
-    return singleton.settings
-
-
-def mode() -> Mode:
-    """The mode of new runs: what WANDB_MODE or `wandb offline` says, else `online` if logged in."""
-    return "offline" if is_logged_out() else settings().mode
-
-
-def is_logged_out() -> bool:
-    """Whether runs stay on this machine only because the client has no credentials."""
-    chosen = settings()
-    asked = os.environ.get("WANDB_MODE") or chosen.mode != "online"
-    return not asked and not _has_credentials(chosen)
-
-
-def connect() -> wandb.Api | None:
-    """W&B's client for reading, or None if runs stay on this machine.
-
-    Raises:
-        UserError: The server does not answer, or refuses the login. Raised within about 5 s.
-    """
-    chosen = settings()
-    if mode() != "online":
-        return None
-    if not _has_credentials(chosen):
-        raise UserError(
-            "WANDB_MODE=online needs a W&B account: run `wandb login`, or set WANDB_API_KEY"
-        )
-    try:
-        ping(chosen)
-        return wandb.Api(timeout=ANSWER_SECONDS)
-    except (wandb.errors.Error, requests.RequestException) as error:
-        raise UserError(
-            f"W&B at {chosen.base_url} does not accept this login ({_first_line(error)}); "
-            "check the network and the key (wandb login --relogin), "
-            "or train without it: WANDB_MODE=offline"
-        ) from error
-
-
-def ping(chosen: wandb.Settings) -> None:
-    """Checks that a server answers at the client's address within ANSWER_SECONDS.
-
-    Does not use the client: its service process retries for minutes, and Python waits for that
-    process at exit.
-
-    Raises:
-        requests.RequestException: No server answers.
-    """
-    named = {"http": chosen.http_proxy, "https": chosen.https_proxy}
-    # a proxy of None would override HTTPS_PROXY
-    proxies = {scheme: proxy for scheme, proxy in named.items() if proxy}
-    # an SSL error comes from a server that answers; the client checks it with its own certificates
-    with suppress(requests.exceptions.SSLError):
-        requests.get(
-            f"{chosen.base_url.rstrip('/')}/healthz", proxies=proxies, timeout=ANSWER_SECONDS
-        )
 
 
 def run_id() -> str:
@@ -193,16 +117,8 @@ def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_HYPERPARAMETERS}
 
 
-def _has_credentials(chosen: wandb.Settings) -> bool:
-    return bool(chosen.api_key or chosen.identity_token_file)
-
-
 def _project() -> str:
-    return settings().project or PROJECT
-
-
-def _first_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+    return account.settings().project or PROJECT
 
 
 def _earlier_run(api: wandb.Api, path: str) -> "wandb.apis.public.Run | None":
@@ -260,7 +176,7 @@ def _answer(what: str, ask: Callable[[], Answer]) -> Answer | None:
         if type(getattr(error, "exc", error)) in (ValueError, RunNotFoundError):
             return None
         raise UserError(
-            f"W&B does not answer for {what} ({_first_line(error)}); start the command again"
+            f"W&B does not answer for {what} ({account.first_line(error)}); start the command again"
         ) from error
 
 
@@ -311,7 +227,7 @@ def _init(name: str, config: Mapping[str, Any], start_over: bool) -> Run:
             config=dict(config),
             resume=None if start_over else "allow",
             resume_from=f"{name}?_step=0" if start_over else None,
-            settings=wandb.Settings(quiet=True, silent=False, mode=mode()),
+            settings=wandb.Settings(quiet=True, silent=False, mode=account.mode()),
         )
     except wandb.errors.Error as error:
         way_out = "choose another WANDB_RUN_ID, or train without the server: WANDB_MODE=offline"
@@ -321,7 +237,7 @@ def _init(name: str, config: Mapping[str, Any], start_over: bool) -> Run:
                 "or start a new run"
             )
         raise UserError(
-            f"W&B refuses to open run {name} ({_first_line(error)}); {way_out}"
+            f"W&B refuses to open run {name} ({account.first_line(error)}); {way_out}"
         ) from error
 
 
@@ -520,7 +436,7 @@ def _asked_to_stop(run: Run) -> bool:
         project(name: $project, entityName: $entity) { run(name: $run) { stopped shouldStop } }
     }"""
     variables = {"entity": run.entity, "project": run.project, "run": run.id}
-    chosen = settings()
+    chosen = account.settings()
     if run.offline or not chosen.api_key:
         return False
     try:

@@ -19,8 +19,17 @@ ORDER = {
     "segmentation": [
         *("errors", "ending", "tensorflow_log", "tiling", "augmentation", "config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
-        *("synthetic", "checkpoint", "losses", "metrics", "split_sums", "datasets", "models"),
-        *("callbacks", "tracking", "evaluation"),
+        *(
+            "city",
+            "synthetic",
+            "checkpoint",
+            "losses",
+            "metrics",
+            "split_sums",
+            "datasets",
+            "models",
+        ),
+        *("callbacks", "account", "tracking", "evaluation"),
     ],
     "search": [
         *("settings", "history", "gaussian", "space", "halving", "tpe", "forecast", "warm_start"),
@@ -40,9 +49,9 @@ FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
 WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("checkpoint")]
 STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "tensorflow_log"]
 
-# The only files that import wandb: one per direction, and the files that W&B itself loads.
+# The only files that import wandb: one per direction, and the account of this machine.
 WANDB = {
-    "segmentation": {"tracking"},
+    "segmentation": {"account", "tracking"},
     "search": {"warm_start"},
     "analysis": {"reader"},
 }

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from segmentation import synthetic
+from segmentation.city import draw
 from segmentation.labels import COLORS, IGNORE, NUM_CLASSES, count, encode
 from segmentation.sources import find_parts
 from segmentation.splits import by_tiles
@@ -104,7 +105,7 @@ def test_all_classes_and_black_pixels_occur(city):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_smallest_city_can_be_split(seed):
-    split = by_tiles({tile: count(mask) for tile, _, mask in synthetic.draw(seed, 4, 48)})
+    split = by_tiles({tile: count(mask) for tile, _, mask in draw(seed, 4, 48)})
     assert set(split.values()) == {"train", "val", "test"}
 
 
@@ -112,16 +113,14 @@ def test_the_same_seed_gives_the_same_files(city, tmp_path):
     synthetic.write(tmp_path / "again", seed=3, tiles=8, size=64)
     for path in city.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(city)).read_bytes()
-    _, other, _ = next(iter(synthetic.draw(4, 4, 64)))
-    _, first, _ = next(iter(synthetic.draw(3, 4, 64)))
+    _, other, _ = next(iter(draw(4, 4, 64)))
+    _, first, _ = next(iter(draw(3, 4, 64)))
     assert other.shape != first.shape or (other != first).any()
 
 
 def test_color_alone_does_not_determine_the_class():
     """The best classifier by colour alone (4 bits per channel) misses 20 % of some class."""
-    images, masks = zip(
-        *((image, mask) for _, image, mask in synthetic.draw(0, 4, 96)), strict=True
-    )
+    images, masks = zip(*((image, mask) for _, image, mask in draw(0, 4, 96)), strict=True)
     pixels = np.concatenate([image.reshape(-1, 3) // 16 for image in images]).astype(int) @ (
         256,
         16,
