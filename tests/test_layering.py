@@ -179,6 +179,7 @@ PLANTED = [
     (packages_import_only_what_they_may, "analysis/style.py", "from loopback import daemon"),
     (packages_import_only_what_they_may, "analysis/report.py", "import train"),
     (packages_import_only_what_they_may, f"{LOOPBACK}/runs.py", "from segmentation import config"),
+    (packages_import_only_what_they_may, "segmentation/tiling.py", "import benchmarks.epoch"),
     (modules_import_in_order, "segmentation/labels.py", "from segmentation import splits"),
     (modules_import_in_order, "search/space.py", "from search.policies import Policy"),
     (modules_import_in_order, "segmentation/unlisted.py", "import math"),
@@ -203,7 +204,7 @@ def test_rule_holds(rule: Callable[[Path], Iterator[str]]):
 def copy(tmp_path_factory) -> Path:
     """The project's Python files and sweeps, to be changed."""
     root = tmp_path_factory.mktemp("project")
-    for package in ("segmentation", "search", "analysis", LOOPBACK, "sweeps"):
+    for package in ("segmentation", "search", "analysis", LOOPBACK, "benchmarks", "sweeps"):
         shutil.copytree(
             ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
         )
