@@ -45,6 +45,9 @@ ALLOWED = {
     LOOPBACK: set(),
 }
 
+# Names by which the project's own code can be imported.
+OWN = {Path(package).name for package in ALLOWED} | {"benchmarks", "studies", "tests", "train"}
+
 FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
 WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("checkpoint")]
 STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "tensorflow_log"]
@@ -88,18 +91,11 @@ def package_of(name: str) -> str:
     return name.split(".")[0]
 
 
-def own_packages(root: Path) -> set[str]:
-    """Names by which the project's own code can be imported."""
-    folders = {file.parent.name for file in root.glob("*/__init__.py")}
-    scripts = {file.stem for file in root.glob("*.py")}
-    return folders | scripts | {"loopback", "tests"}
-
-
 def packages_import_only_what_they_may(root: Path) -> Iterator[str]:
     for package, allowed in ALLOWED.items():
         for file, names in imports_by_file(root, package):
             for name in names:
-                own = package_of(name) in own_packages(root) - {Path(package).name}
+                own = package_of(name) in OWN - {Path(package).name}
                 if own and name not in allowed and package_of(name) not in allowed:
                     yield f"{file} imports {name}"
 
