@@ -40,7 +40,7 @@ with wandb.init() as run:
     config = Config(**{{name: run.config[name] for name in names}})
     for epoch in range(1, config.epochs + 1):
         loss = abs(math.log(config.learning_rate / 0.001)) + 1 / epoch
-        run.log({{"{OBJECTIVE}": loss}}, step=epoch)
+        run.log({{"epoch": epoch, "{OBJECTIVE}": loss}}, step=epoch)
 """
 
 
