@@ -70,7 +70,8 @@ def observations(
     raw = np.array([value for _, _, value in readings], dtype=float)
     values, scale = standardized(raw, epochs, settings)
     lowest = np.full(len(runs), np.inf)
-    lowest[rows] = values  # readings are in order of epochs, so the last one of a run remains
+    # per run the readings are in order of epochs: the last one, the lowest, remains
+    lowest[rows] = values
     inputs = inputs_at(space, points[rows], epochs, _numbers(runs)[rows])
     if infeasible and readings:
         bad = np.full(len(infeasible), np.quantile(values, settings.infeasible_quantile))
