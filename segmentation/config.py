@@ -4,19 +4,24 @@ Command-line options (`options.py`), sweeps (checked by a test) and the analysis
 The defaults are the baseline: the published setting.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from segmentation.errors import UserError
 
-OBJECTIVE = "best_val_loss"
-"""Lowest validation loss so far. Logged once per epoch; sweeps minimise it.
+OBJECTIVES = {"best_val_loss": "val_loss", "best_val_error": "val_error"}
+"""Objective -> the value per epoch of which it is the lowest so far. Sweeps minimise one of them.
 
-A run that ends early keeps the lowest value it reached, whatever its status. A run that diverges or
-runs out of memory in its first epoch reached none: it logs the largest possible loss (WORST), so
-that every search ranks it last.
+Both are logged once per epoch. `val_error` is 1 - mean IoU over the five real classes, from the
+confusion matrix of the whole validation split: it compares runs with different losses. A run that
+ends early keeps the lowest value it reached, whatever its status. A run that diverges or runs out
+of memory in its first epoch reached none: it logs the largest possible loss (WORST) and an error
+of 1, so that every search ranks it last.
 """
+
+OBJECTIVE = "best_val_loss"
+"""The objective of a sweep that names none, and of runs outside of sweeps."""
 
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
 """The published setting that every search has to beat. A run with these values is a baseline."""
@@ -34,14 +39,22 @@ STATUSES = {
 NOT_HYPERPARAMETERS = ("data", "environment")
 """Keys of a run's config in W&B that are not hyperparameters."""
 
-WORST = {"dice_focal": 1.671587, "dice_focal_published": 1.671587, "cross_entropy": 16.118095}
+WORST = {
+    "dice_focal": 1.671587,
+    "dice_focal_published": 1.671587,
+    "cross_entropy": 16.118095,
+    "ce_dice": 17.118095,
+}
 """The largest value of each loss, rounded down to six decimals. See OBJECTIVE."""
+
+LITE0 = "efficientnet-lite0"
+"""The backbone whose ImageNet weights come from a Python package, without any download."""
 
 UNET_MULTIPLE = 16
 """Patch sizes of the published U-Net are multiples of it: four times, it halves them."""
 
 BACKBONE_MULTIPLES = {"unet": 32, "fpn": 32, "linknet": 32, "pspnet": 48}
-"""The same for segmentation-models' networks."""
+"""The same for networks with a backbone, by architecture."""
 
 
 def _hyper(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -66,11 +79,42 @@ class Config:
         "relu",
         "activation of the hidden layers (of the decoder, with a backbone); null means linear",
     )
-    loss: Literal["dice_focal", "dice_focal_published", "cross_entropy"] = _hyper(
+    normalization: Literal["none", "batch", "group"] = _hyper(
+        "none", "normalisation after each convolution of the U-Net"
+    )
+    dropout: Literal["published", "bottom", "none"] = _hyper(
+        "published", "published: 0.2 at every level and 0.3 at the bottom; bottom: only there"
+    )
+    filters: int = _hyper(16, "filters of the U-Net's first level; each level doubles them", 4, 128)
+    loss: Literal["dice_focal", "dice_focal_published", "cross_entropy", "ce_dice"] = _hyper(
         "dice_focal",
         "training and validation loss; dice_focal_published compares with published numbers",
     )
+    label_smoothing: float = _hyper(
+        0.0, "share of the true class's weight that cross-entropy spreads over all classes", 0, 0.5
+    )
+    unlabeled: Literal["class", "ignore"] = _hyper(
+        "class", "ignore: pixels of the class Unlabeled do not count in the loss"
+    )
     learning_rate: float = _hyper(0.007, "Adam's step size", 1e-7, 1.0)
+    schedule: Literal["constant", "cosine"] = _hyper(
+        "constant", "cosine: the learning rate decreases to 0 at the last epoch"
+    )
+    warmup_epochs: int = _hyper(
+        0, "epochs in which the learning rate first rises linearly from 0", 0, 1000
+    )
+    weight_decay: float = _hyper(0.0, "decoupled weight decay (AdamW); 0 is Adam", 0, 1)
+    clip_norm: float = _hyper(0.0, "largest norm of all gradients together; 0 for no limit", 0, 1e6)
+    ema: float = _hyper(
+        0.0,
+        "momentum per step of averaged weights, which are validated and saved as the best ones; "
+        "0 for none",
+        0,
+        0.99999,
+    )
+    encoder_rate: float = _hyper(
+        1.0, "learning rate of a pretrained encoder, as a share of learning_rate", 0, 1
+    )
     batch_size: int = _hyper(16, "patches per training step", 1, 1024)
     val_batch_size: int = _hyper(
         16, "patches per validation step; changes memory and speed, never the result", 1, 1024
@@ -79,9 +123,31 @@ class Config:
     augment: Literal["none", "flip", "full"] = _hyper(
         "none", "flip: flips and right-angle rotations; full: also brightness and contrast"
     )
+    window: int = _hyper(
+        0,
+        "side in px of training windows drawn at random from whole mosaics; 0: the fixed patches",
+        0,
+        4096,
+    )
+    scale_jitter: float = _hyper(
+        0.0, "windows are enlarged or shrunk by a random factor up to 1 + this", 0, 3
+    )
+    photometric: float = _hyper(
+        0.0, "random gain and gamma of training images, each a factor up to 1 + this", 0, 3
+    )
+    cutmix: float = _hyper(
+        0.0, "probability that a training window gets a rectangle of another one", 0, 1
+    )
+    class_sampling: float = _hyper(
+        0.0, "share of windows around a pixel of a class drawn at random, all alike likely", 0, 1
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = _hyper(
         "auto",
         "number format of the hidden layers; auto picks the fastest one for the device",
+    )
+    best_by: Literal["loss", "error"] = _hyper(
+        "loss",
+        "which weights are the best ones: those of the lowest val_loss or of the lowest val_error",
     )
     keep_epoch: int = _hyper(
         0, "also keep the weights after this epoch, beside the best ones; 0 for none", 0, 10_000
@@ -102,10 +168,32 @@ class Config:
             raise UserError(
                 "pretrained=True needs a backbone whose weights to load, for example resnet18"
             )
+        if self.backbone == LITE0 and self.architecture != "unet":
+            raise UserError(f"backbone={LITE0} has the architecture unet only")
+        for needed, names in (
+            ("window", ("scale_jitter", "cutmix", "class_sampling")),
+            ("pretrained", ("encoder_rate",)),
+        ):
+            self._check_unused(names, not getattr(self, needed), f"without {needed}")
+        self._check_unused(
+            ("normalization", "dropout", "filters"), bool(self.backbone), "with a backbone"
+        )
+
+    def _check_unused(self, names: Sequence[str], unused: bool, condition: str) -> None:
+        """Raises UserError if hyperparameters that have no influence differ from their defaults."""
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if unused and spec.name in names and value != spec.default:
+                raise UserError(f"{spec.name}={value!r} has no influence {condition}; leave it out")
 
     def check_patch_size(self, size: int) -> None:
         """Raises UserError if the architecture cannot process patches of `size` x `size` px."""
         multiple = BACKBONE_MULTIPLES[self.architecture] if self.backbone else UNET_MULTIPLE
+        if self.window % multiple:
+            raise UserError(
+                f"window={self.window} is not a multiple of {multiple} px, which "
+                f"{self.architecture} needs"
+            )
         if size % multiple:
             with_backbone = f" on {self.backbone}" if self.backbone else ""
             near = max(multiple, round(size / multiple) * multiple)
