@@ -190,12 +190,12 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     model.compile(keras.optimizers.Adam(0.001), losses.CrossEntropy())
     checkpoint = Checkpoint(tmp_path)
     checkpoint.identify({"seed": 0, "precision": "float32"})
-    checkpoint.save(model, {"epoch": 1, "val_loss": 1.0}, best=True, keep=False)
+    checkpoint.save(model, {"epoch": 1, "loss": 1.0}, best=True, keep=False)
     (tmp_path / "part-last-00002.keras").write_bytes(b"half")
     (tmp_path / "part-state.json").write_text('{"rows": [')
     again = Checkpoint(tmp_path)
     assert again.epoch == 1 and again.load().count_params() == model.count_params()
-    again.save(model, {"epoch": 2, "val_loss": 2.0}, best=False, keep=False)
+    again.save(model, {"epoch": 2, "loss": 2.0}, best=False, keep=False)
     assert {path.name for path in tmp_path.glob("*.keras")} == {
         "last-00002.keras",
         "best-00001.keras",
