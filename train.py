@@ -13,7 +13,7 @@ import click
 
 from segmentation import tensorflow_log
 from segmentation.checkpoint import Checkpoint
-from segmentation.config import OBJECTIVES, STATUSES, WORST, Config, settle
+from segmentation.config import OBJECTIVES, STATUSES, Config, settle
 from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
@@ -135,7 +135,7 @@ def train(
     with tensorflow_log.filtered():
         import keras
 
-        from segmentation import account, callbacks, datasets, evaluation, models, tracking
+        from segmentation import account, callbacks, datasets, evaluation, losses, models, tracking
 
         keras.utils.set_random_seed(config.seed)
         # a resumed run keeps its number format, even if another one is faster on this device
@@ -185,7 +185,7 @@ def train(
     except RunEnded as ended:
         if ended.status in ("diverged", "oom") and not checkpoint.epoch and val_data is not None:
             # the run reached no value; see OBJECTIVES
-            worst = dict(zip(OBJECTIVES, (WORST[config.loss], 1.0), strict=True))
+            worst = dict(zip(OBJECTIVES, (losses.LOSSES[config.loss].worst, 1.0), strict=True))
             tracking.log_rows(wandb_run, [{"epoch": 1, **worst}])
         raise
     evaluation.log_best_weights(wandb_run, config, checkpoint, prepared, val_data)

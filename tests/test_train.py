@@ -162,7 +162,8 @@ def test_a_run_that_diverges_in_its_first_epoch_logs_the_worst_loss(offline, tin
     assert status == "diverged" and state["rows"] == []
     assert train.STATUSES[status] == 0
     assert math.isfinite(losses.CrossEntropy.worst)
-    assert logged == [{"epoch": 1, OBJECTIVE: losses.CrossEntropy.worst}]
+    worst = losses.CrossEntropy.worst
+    assert logged == [{"epoch": 1, "best_val_loss": worst, "best_val_error": 1.0}]
 
 
 def test_out_of_memory_errors_end_the_run_and_other_errors_pass():
