@@ -139,8 +139,7 @@ def _flags(name: str, value: Any) -> str:
     if name == "mosaics":
         return "--mosaics" if value else "no --mosaics"
     if name == "split" and value not in splits.METHODS:
-        lists = zip(splits.SPLITS, str(value).split("/"), strict=False)
-        return " ".join(f"--{split} {tiles}" for split, tiles in lists if tiles)
+        return splits.as_options(str(value))
     return f"--{name.replace('_', '-')} {value}"
 
 
@@ -315,12 +314,13 @@ def main(
       python -m segmentation.prepare data/raw data/half --train 4,7,8 --val 1,3,5 --test 2,6
     """
     if train or val or test:
+        lists = f"{train}/{val}/{test}"
         if split == "random":
             raise UserError(
-                "--split random cannot be combined with --train, --val and --test; "
-                "leave out the one or the others"
+                f"--split random cannot be combined with {splits.as_options(lists)}; "
+                "leave out the one or the other"
             )
-        split = f"{train}/{val}/{test}"
+        split = lists
     options = PrepareOptions(patch_size, grid, split, scale, on_unknown, mosaics)
     try:
         exists = raw.exists()

@@ -110,8 +110,8 @@ def parse_lists(text: str) -> dict[str, list[int]]:
     fields = text.split("/")
     if len(fields) != len(SPLITS):
         raise UserError(
-            f"the splits {text!r} are not three lists of tiles; "
-            "name the tiles as in --train 4,7,8 --val 1,3 --test 2,6"
+            f"{text!r} is not a list of tiles per split; "
+            "separate tiles by commas, as in --train 4,7,8 --val 1,3 --test 2,6"
         )
     tiles = {}
     for split, field in zip(SPLITS, fields, strict=True):
@@ -125,6 +125,12 @@ def parse_lists(text: str) -> dict[str, list[int]]:
     return tiles
 
 
+def as_options(text: str) -> str:
+    """Lists of tiles as the command line sets them: "4,7,8//2" -> "--train 4,7,8 --test 2"."""
+    fields = zip(SPLITS, text.split("/"), strict=False)
+    return " ".join(f"--{split} {tiles}" for split, tiles in fields if tiles)
+
+
 def canonical_lists(text: str) -> str:
     """The lists of tiles in `text`, sorted: "8,7,4//2" -> "4,7,8//2".
 
@@ -134,9 +140,11 @@ def canonical_lists(text: str) -> str:
     """
     tiles = parse_lists(text)
     if not tiles["train"]:
-        raise UserError("--val and --test need --train; name the tiles to train on too")
+        raise UserError(f"{as_options(text)} needs --train; name the tiles to train on too")
     if not tiles["val"] and not tiles["test"]:
-        raise UserError("--train needs --val or --test; name the tiles to validate or test on too")
+        raise UserError(
+            f"{as_options(text)} needs --val or --test; name the tiles to validate or test on too"
+        )
     owners: dict[int, str] = {}
     for split, numbers in tiles.items():
         for tile in numbers:

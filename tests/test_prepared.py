@@ -10,7 +10,14 @@ from prepare_helpers import read_image, read_table
 
 from segmentation.errors import UserError
 from segmentation.labels import CLASSES, count, encode
-from segmentation.prepared import FILES, PreparedSet
+from segmentation.prepared import (
+    FILES,
+    ArrayWriter,
+    PatchTable,
+    PreparedSet,
+    PrepareOptions,
+    write_description,
+)
 
 
 def test_the_manifest_counts_patches_and_pixels_correctly(city, city_set):
@@ -43,6 +50,31 @@ def test_the_manifest_holds_the_checksums_of_the_files(city_set):
     assert files == {
         name: hashlib.sha256((city_set / name).read_bytes()).hexdigest() for name in FILES[:-1]
     }
+
+
+def test_a_set_of_the_first_options_never_changes_its_bytes(tmp_path):
+    """Runs know their data by the checksum. Both values are those of the code before mosaics."""
+    masks = (np.arange(5 * 64) % 6).astype(np.uint8).reshape(5, 8, 8)
+    images = np.repeat(masks[..., None] * 40, 3, axis=-1)
+    for name, array in (("images.npy", images), ("masks.npy", masks)):
+        with ArrayWriter(tmp_path / name, array.shape) as writer:
+            writer.write_rows(0, array)
+    places = np.array([(tile, 1, 0, 0) for tile in (1, 2, 3, 4, 5)])
+    table = PatchTable(
+        places, ["val", "test", "val", "train", "train"], np.stack([count(mask) for mask in masks])
+    )
+    options = PrepareOptions(patch_size=32, grid="crop", scale=4, on_unknown="ignore")
+    pixels = {tile: 16 * table.pixels[tile - 1] for tile in (1, 2, 3, 4, 5)}
+    sources = {f"Tile {tile}/images/image_part_001.jpg": str(tile) * 64 for tile in pixels}
+    write_description(tmp_path, options, table, pixels, sources)
+    manifest = (tmp_path / "manifest.json").read_bytes()  # it holds the SHA-256 of the other files
+    assert json.loads(manifest)["checksum"] == (
+        "21a88c3956156d4e2278365f3695efa965835f3dab9c8a81a98f0a900bdbf49c"
+    )
+    assert hashlib.sha256(manifest).hexdigest() == (
+        "422fd7d3f8e6ee7f132abc8391ae25baff7fb61808d2c3c5ad2803e27c83c698"
+    )
+    PreparedSet.open(tmp_path)
 
 
 def test_the_error_for_a_folder_without_a_set_says_how_to_make_one(tmp_path):
