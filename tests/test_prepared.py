@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from prepare_helpers import read_image, read_table
+from prepare_helpers import read_image, read_table, run_prepare
 
 from segmentation.errors import UserError
 from segmentation.labels import CLASSES, count, encode
 from segmentation.prepared import (
     FILES,
+    MOSAIC_FILES,
     ArrayWriter,
     PatchTable,
     PreparedSet,
@@ -93,6 +94,56 @@ def test_a_set_of_another_format_version_is_refused(tiny_set, tmp_path):
 def test_a_split_without_patches_is_an_error_that_names_it(tiny_set):
     with pytest.raises(UserError, match="no holdout patches"):
         PreparedSet.open(tiny_set).indices("holdout")
+
+
+@pytest.fixture(scope="module")
+def mosaic_set(city, tmp_path_factory):
+    """The folder of a set with mosaics: train 1, 3; test 2; no val; tile 4 left out."""
+    folder = tmp_path_factory.mktemp("mosaics") / "set"
+    options = ["--train", "1,3", "--test", "2", "--mosaics"]
+    assert run_prepare(city, folder, "--patch-size", 32, *options).exit_code == 0
+    return folder
+
+
+def test_a_set_knows_its_tiles_splits_and_ground(mosaic_set):
+    prepared = PreparedSet.open(mosaic_set)
+    assert [prepared.has(split) for split in ("train", "val", "test")] == [True, False, True]
+    assert prepared.places == [(1, 3), (2,)]
+    tiles = np.array([int(row["tile"]) for row in read_table(mosaic_set)])
+    for chosen in ([3], [2, 1], (1, 2, 3), []):
+        indices = prepared.indices_of(chosen)
+        assert indices.dtype == np.int64
+        np.testing.assert_array_equal(indices, np.flatnonzero(np.isin(tiles, chosen)))
+    np.testing.assert_array_equal(prepared.indices_of([3, 1]), prepared.indices("train"))
+    with pytest.raises(UserError, match="no val patches"):
+        prepared.indices("val")
+    with pytest.raises(UserError, match=r"has no tile 4, 9; name tiles that it has: 1, 2, 3"):
+        prepared.indices_of([9, 1, 4])
+
+
+def test_mosaics_belong_to_the_split_of_their_tile_and_stay_on_disk(mosaic_set, city_set):
+    prepared = PreparedSet.open(mosaic_set)
+    assert [mosaic.tile for mosaic in prepared.mosaics("train")] == [1, 3]
+    (mosaic,) = prepared.mosaics("test")
+    assert mosaic.tile == 2
+    assert isinstance(mosaic.image, np.memmap) and isinstance(mosaic.mask, np.memmap)
+    with pytest.raises(UserError, match="no val patches"):
+        prepared.mosaics("val")
+    with pytest.raises(UserError, match=r"holds no mosaics; .*--mosaics"):
+        PreparedSet.open(city_set).mosaics("train")
+
+
+@pytest.mark.parametrize("name", MOSAIC_FILES)
+@pytest.mark.parametrize("damage", ["a changed byte", "missing"])
+def test_damaged_mosaics_are_refused_when_the_set_is_opened(mosaic_set, tmp_path, name, damage):
+    file = shutil.copytree(mosaic_set, tmp_path / "set") / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=rf"{name} is .*prepare it again"):
+        PreparedSet.open(file.parent)
 
 
 DAMAGED = {
