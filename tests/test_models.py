@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from segmentation import models
+from segmentation import backbones, models
 from segmentation.config import Config
 from segmentation.datasets import Patches, predict
 from segmentation.errors import UserError
@@ -34,7 +34,7 @@ def activations(model: keras.Model) -> set[str]:
             names |= {
                 inner.activation.__name__
                 for inner in layer.layers
-                if inner.name.startswith(models.DECODER_PREFIXES)
+                if inner.name.startswith(backbones.DECODER_PREFIXES)
                 and isinstance(inner, keras.layers.Activation)
             }
         elif isinstance(layer, keras.layers.Conv2D) and not isinstance(
@@ -81,13 +81,13 @@ def test_the_activation_is_set_in_the_decoder_only(architecture, size):
         for layer in network.layers
         if getattr(layer, "activation", None) is keras.activations.tanh
     }
-    assert changed and all(name.startswith(models.DECODER_PREFIXES) for name in changed)
+    assert changed and all(name.startswith(backbones.DECODER_PREFIXES) for name in changed)
     left = [
         layer.name
         for layer in network.layers
         if getattr(layer, "activation", None) is keras.activations.relu
     ]
-    assert not any(name.startswith(models.DECODER_PREFIXES) for name in left)
+    assert not any(name.startswith(backbones.DECODER_PREFIXES) for name in left)
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "mobilenetv2", "resnet18", "seresnet50"])
@@ -97,7 +97,7 @@ def test_scaling_equals_the_preprocessing_of_the_backbone(backbone, random):
     images = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     image = keras.Input((32, 32, 3), dtype="uint8")
     preprocess = sm.get_preprocessing(backbone)
-    scaled = keras.Model(image, models.backbone_scaling(image, preprocess))
+    scaled = keras.Model(image, backbones.backbone_scaling(image, preprocess))
     np.testing.assert_allclose(
         np.asarray(scaled(images)), preprocess(images.astype(np.float32)), atol=1e-3
     )
