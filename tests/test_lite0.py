@@ -243,6 +243,8 @@ def test_the_unet_starts_from_the_weights_and_trains_all_but_the_batch_statistic
         if "_bn" in variable.path:
             np.testing.assert_array_equal(variable.numpy(), before[variable.path])
     assert all("_bn" not in variable.path for variable in model.trainable_variables)
+    reopened = keras.Model.from_config(model.get_config())
+    assert len(reopened.trainable_variables) == len(model.trainable_variables)
     names = {variable.path.split("_")[0].split("/")[0] for variable in model.trainable_variables}
     assert names == {"encoder", "decoder", "scores"}
 

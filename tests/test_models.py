@@ -1,5 +1,6 @@
 """Models: number of parameters, activations, scaling, saved files, precision, ImageNet weights."""
 
+import re
 import subprocess
 import sys
 
@@ -103,9 +104,9 @@ def test_scaling_equals_the_preprocessing_of_the_backbone(backbone, random):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_model_opens_in_a_fresh_process_without_this_package(family, tmp_path, random):
-    model = models.build(FAMILIES[family], 32)
+@pytest.mark.parametrize("backbone", [None, "resnet18", "efficientnet-lite0"])
+def test_a_saved_model_opens_in_a_fresh_process_without_this_package(backbone, tmp_path, random):
+    model = models.build(Config(backbone=backbone), 32)
     images = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     keras.Model(model.inputs, model.outputs).save(tmp_path / "model.keras")
     np.savez(tmp_path / "expected.npz", images=images, probabilities=model.predict_on_batch(images))
@@ -160,14 +161,27 @@ def weights_file(backbone: str) -> dict[str, str]:
     return entry
 
 
-def test_a_failed_download_of_pretrained_weights_is_reported_with_what_to_do(monkeypatch, tmp_path):
+def test_a_failed_download_of_pretrained_weights_names_the_missing_file(monkeypatch, tmp_path):
     # no server listens at port 9
-    monkeypatch.setitem(weights_file("resnet18"), "url", "http://127.0.0.1:9/none.h5")
+    entry = weights_file("resnet18")
+    monkeypatch.setitem(entry, "url", f"http://127.0.0.1:9/{entry['name']}")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"resnet18 could not be downloaded .*leave out --pretrained"
-    ):
+    missing = re.escape(str(tmp_path / "models" / "resnet18_imagenet_1000_no_top.h5"))
+    with pytest.raises(UserError, match=rf"save them as {missing}, .*leave out --pretrained"):
         models.build(Config(backbone="resnet18", pretrained=True), 32)
+
+
+def test_the_file_of_every_download_is_named_by_the_end_of_its_address():
+    """`backbones.failed_download_caught` relies on it."""
+    from classification_models.weights import WEIGHTS_COLLECTION
+
+    assert all(entry["url"].endswith("/" + entry["name"]) for entry in WEIGHTS_COLLECTION)
+
+
+def test_segmentation_models_without_tensorflow_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match=r"resnet18 needs TensorFlow.*jax.*efficientnet-lite0"):
+        models.build(Config(backbone="resnet18"), 32)
 
 
 def test_pretrained_weights_are_loaded_into_the_encoder(monkeypatch, tmp_path):
