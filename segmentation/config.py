@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+from segmentation import pretrained
 from segmentation.errors import UserError
+from segmentation.pretrained import LITE0
 
 OBJECTIVES = {"best_val_loss": "val_loss", "best_val_error": "val_error"}
 """Objective -> the value per epoch of which it is the lowest so far. Sweeps minimise one of them.
@@ -50,9 +52,6 @@ WORST = {
 }
 """The largest value of each loss, rounded down to six decimals. See OBJECTIVE."""
 
-LITE0 = "efficientnet-lite0"
-"""The backbone whose ImageNet weights come from a Python package, without any download."""
-
 UNET_MULTIPLE = 16
 """Patch sizes of the published U-Net are multiples of it: four times, it halves them."""
 
@@ -73,10 +72,14 @@ class Config:
         "unet", "decoder family; unet without a backbone is the published U-Net"
     )
     backbone: str | None = _hyper(
-        None, "encoder of segmentation-models, for example resnet18; null for the published U-Net"
+        None,
+        f"encoder: {LITE0}, or one of segmentation-models such as resnet18; "
+        "null for the published U-Net",
     )
     pretrained: bool = _hyper(
-        False, "start the backbone from ImageNet weights (downloaded on first use)"
+        False,
+        f"start the backbone from ImageNet weights: {LITE0}'s come from a package, others are "
+        "downloaded on first use",
     )
     activation: Literal["relu", "tanh", "swish", "linear"] = _hyper(
         "relu",
@@ -116,7 +119,7 @@ class Config:
         0.99999,
     )
     encoder_rate: float = _hyper(
-        1.0, "learning rate of a pretrained encoder, as a share of learning_rate", 0, 1
+        1.0, "learning rate of EfficientNet-Lite0's encoder, as a share of learning_rate", 0, 1
     )
     batch_size: int = _hyper(16, "patches per training step", 1, 1024)
     val_batch_size: int = _hyper(
@@ -179,11 +182,16 @@ class Config:
                 "the cosine; take fewer"
             )
         self._check_unused(("warmup_epochs",), self.schedule != "cosine", "without schedule=cosine")
-        for needed, names in (
-            ("window", ("scale_jitter", "cutmix", "class_sampling")),
-            ("pretrained", ("encoder_rate",)),
-        ):
-            self._check_unused(names, not getattr(self, needed), f"without {needed}")
+        if self.architecture == "pspnet" and self.window:
+            raise UserError("architecture=pspnet needs the fixed patches; leave out window")
+        self._check_unused(
+            ("scale_jitter", "cutmix", "class_sampling"), not self.window, "without window"
+        )
+        self._check_unused(
+            ("encoder_rate",),
+            not (self.pretrained and self.backbone == LITE0),
+            f"without pretrained weights of {LITE0}",
+        )
         self._check_unused(
             ("normalization", "dropout", "filters"), bool(self.backbone), "with a backbone"
         )
@@ -235,10 +243,13 @@ def settle(values: Mapping[str, Any], patch_size: int) -> Config:
     """The configuration of a run that trains on patches of `patch_size` x `patch_size` px.
 
     Raises:
-        UserError: A name or value is not allowed, or the architecture cannot process such patches.
+        UserError: A name or value is not allowed, the architecture cannot process such patches, or
+            there are no ImageNet weights for the backbone.
     """
     config = Config.from_mapping(values)
     config.check_patch_size(patch_size)
+    if config.pretrained and config.backbone:
+        pretrained.check(config.backbone)
     return config
 
 

@@ -6,19 +6,14 @@ saved one opens anywhere without this package.
 """
 
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
-from numpy.typing import NDArray
 
-from segmentation import optimizers
+from segmentation import backbones, optimizers
 from segmentation.config import Config
-from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
 from segmentation.losses import LOSSES, Tensor
 from segmentation.split_sums import SplitSums
@@ -26,12 +21,6 @@ from segmentation.split_sums import SplitSums
 # red, green and blue of ImageNet, as torchvision and most other libraries use them
 PIXEL_MEAN = 255 * np.array([0.485, 0.456, 0.406])
 PIXEL_STD = 255 * np.array([0.229, 0.224, 0.225])
-
-SM_ARCHITECTURES = {"unet": "Unet", "fpn": "FPN", "linknet": "Linknet", "pspnet": "PSPNet"}
-"""Architecture -> segmentation-models' class."""
-
-DECODER_PREFIXES = ("decoder_", "center_", "fpn_", "segm_", "final_", "psp_", "aggregation_")
-"""How the names of the decoder's layers start in segmentation-models."""
 
 
 DROPOUT = {"published": (0.2, 0.3), "bottom": (0.0, 0.3), "none": (0.0, 0.0)}
@@ -61,19 +50,14 @@ def build(config: Config, patch_size: int) -> keras.Model:
     side = None if config.window else patch_size
     image = keras.Input((side, side, 3), dtype="uint8", name="image")
     if config.backbone is None:
-        scaled = _scale(image, 1 / PIXEL_STD, -PIXEL_MEAN / PIXEL_STD)
+        scaled = backbones.scale_pixels(image, 1 / PIXEL_STD, -PIXEL_MEAN / PIXEL_STD)
         hidden = unet(scaled, config)
         scores = layers.Conv2D(NUM_CLASSES, 1, name="scores")(hidden)
     else:
-        scores = _with_backbone(image, config, patch_size)
+        scores = backbones.scores(image, config)
     # float32 under mixed precision too
     probabilities = layers.Softmax(dtype="float32", name="probabilities")(scores)
     return keras.Model(image, probabilities, name=config.architecture)
-
-
-def _scale(image: Tensor, scale: NDArray[np.float64], offset: NDArray[np.float64]) -> Tensor:
-    """scale * image + offset per channel, always in float32: half precision would round pixels."""
-    return layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="scale")(image)
 
 
 def unet(x: Tensor, config: Config) -> Tensor:
@@ -115,66 +99,6 @@ def _convolution(x: Tensor, filters: int, config: Config) -> Tensor:
     else:
         x = layers.GroupNormalization(groups=math.gcd(GROUPS, filters))(x)
     return layers.Activation(config.activation)(x)
-
-
-def _with_backbone(image: Tensor, config: Config, patch_size: int) -> Tensor:
-    """Scores before the softmax, (b, h, w, classes), of a segmentation-models network.
-
-    Its decoder has the activation of `config`.
-
-    Raises:
-        UserError: The backbone is unknown, or its ImageNet weights cannot be downloaded.
-    """
-    # otherwise it imports `keras` under names that Keras 3 no longer has
-    os.environ["SM_FRAMEWORK"] = "tf.keras"
-    import segmentation_models as sm
-
-    known = sm.get_available_backbone_names()
-    if config.backbone not in known:
-        raise UserError(
-            f"backbone={config.backbone!r} is not a backbone of segmentation-models; "
-            f"known are {', '.join(known)}"
-        )
-    try:
-        network = getattr(sm, SM_ARCHITECTURES[config.architecture])(
-            config.backbone,
-            input_shape=(patch_size, patch_size, 3),
-            classes=NUM_CLASSES,
-            activation="linear",
-            encoder_weights="imagenet" if config.pretrained else None,
-        )
-    except Exception as error:  # keras.utils.get_file raises a bare Exception for a failed download
-        if "URL fetch failure" not in str(error):
-            raise
-        cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-        raise UserError(
-            f"the ImageNet weights of {config.backbone} could not be downloaded ({error}); "
-            f"connect once, copy them into {cache}, or leave out --pretrained"
-        ) from error
-    # segmentation-models has no option for the activation. Set before compiling, it is saved.
-    for layer in network.layers:
-        if isinstance(layer, layers.Activation) and layer.name.startswith(DECODER_PREFIXES):
-            layer.activation = keras.activations.get(config.activation)
-    return network(backbone_scaling(image, sm.get_preprocessing(config.backbone)))
-
-
-def backbone_scaling(image: Tensor, preprocess: Callable[[Any], Any]) -> Tensor:
-    """`image` as the backbone's own preprocessing scales it, in Keras layers, so that it is saved.
-
-    Args:
-        image: (b, h, w, 3) uint8 RGB.
-        preprocess: segmentation-models' function. It is affine per channel, and may also exchange
-            red and blue; its numbers are read from its response to black and pure colours.
-    """
-    black, *pure = (
-        preprocess(color.reshape(1, 1, 1, 3)).ravel()
-        for color in np.vstack([np.zeros(3), 255 * np.eye(3)])
-    )
-    response = np.stack(pure) - black  # row: channel of the image; column: channel of the backbone
-    if response[0, 0] == 0:  # the Caffe weights (VGG) expect blue first
-        image = image[..., ::-1]
-        response = response[::-1]
-    return _scale(image, scale=np.diag(response) / 255, offset=black)
 
 
 def set_precision(wanted: str) -> tuple[str, str]:

@@ -17,7 +17,16 @@ LOOPBACK = "loopback/src/loopback"
 # Modules of a package in order: each may import only those listed before it.
 ORDER = {
     "segmentation": [
-        *("errors", "ending", "tensorflow_log", "tiling", "augmentation", "config", "labels"),
+        *(
+            "errors",
+            "ending",
+            "tensorflow_log",
+            "tiling",
+            "augmentation",
+            "pretrained",
+            "torch_file",
+        ),
+        *("config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
         *(
             "city",
@@ -28,6 +37,8 @@ ORDER = {
             "optimizers",
             "checkpoint",
             "datasets",
+            "lite0",
+            "backbones",
             "models",
         ),
         *("callbacks", "account", "tracking", "evaluation"),
@@ -51,7 +62,7 @@ OWN = {Path(package).name for package in ALLOWED} | {"benchmarks", "studies", "t
 
 FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
 WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("losses")]
-STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "tensorflow_log"]
+STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "pretrained", "tensorflow_log"]
 
 # The only files that import wandb: one per direction, and the account of this machine.
 WANDB = {
