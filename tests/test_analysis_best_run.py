@@ -127,7 +127,7 @@ def test_a_run_that_diverged_or_ran_out_of_memory_is_never_the_best():
     worst = run(
         "w", (0.5, 0.1), "diverged", history=[*rows((0.5, 0.1)), {"epoch": 3, OBJECTIVE: 1.67}]
     )
-    assert worst.objective == 1.67  # the value that was logged last, not the lowest
+    assert worst.value(OBJECTIVE) == 1.67  # the value that was logged last, not the lowest
 
 
 @pytest.mark.parametrize(

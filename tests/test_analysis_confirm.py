@@ -5,6 +5,7 @@ from analysis_helpers import results, run, sweep
 from scipy import stats
 
 from analysis import confirm
+from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 
@@ -13,7 +14,7 @@ def test_the_interval_of_the_gain_is_that_of_students_paired_t_test(random):
     gain, witness = confirm.compare(best, baseline), stats.ttest_rel(baseline, best)
     low, high = witness.confidence_interval(0.95)
     assert (gain.mean - gain.margin, gain.mean + gain.margin) == pytest.approx((low, high))
-    assert (witness.pvalue < 0.05) == ("beat" in gain.statement)
+    assert (witness.pvalue < 0.05) == ("beat" in gain.statement(OBJECTIVE))
 
 
 @pytest.mark.parametrize(

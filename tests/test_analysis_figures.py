@@ -12,6 +12,7 @@ from sweeps.run import RunState, SweepRun
 
 from analysis import curves, importance, scales, style
 from analysis import sweep as search
+from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 
@@ -80,7 +81,7 @@ def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
 
 
 def test_progress_is_the_minimum_over_rows_in_time(searched):
-    epochs, lowest = search.progress(sweep(*searched))
+    epochs, lowest = search.progress(sweep(*searched), OBJECTIVE)
     rows = sorted(
         (row["_timestamp"], i, row["best_val_loss"])
         for i, each in enumerate(searched)

@@ -33,22 +33,22 @@ def test_missing_and_not_finite_values_are_reported():
         ],
     )
     foreign = run("f", history=[{"_step": 0, "train/accuracy": 0.5}])
-    assert nan.objective == 0.3
+    assert nan.value(OBJECTIVE) == 0.3
     assert list(nan.series("val_loss")[0]) == [2]
-    assert "1 of 2 rows" in next(nan.data_problems())
-    assert "train.py did not make it" in next(foreign.data_problems())
-    assert "no rows" in next(run("e").data_problems())
-    assert not list(run("g", (0.3,)).data_problems())
+    assert "1 of 2 rows" in next(nan.data_problems(OBJECTIVE))
+    assert "train.py did not make it" in next(foreign.data_problems(OBJECTIVE))
+    assert "no rows" in next(run("e").data_problems(OBJECTIVE))
+    assert not list(run("g", (0.3,)).data_problems(OBJECTIVE))
 
 
 def test_a_history_of_two_trainings_is_reported():
     """The best loss rises, or is below every validation loss so far."""
     one = rows((0.5, 0.4, 0.6, 0.45))
-    assert not list(run("one", history=one).data_problems())
+    assert not list(run("one", history=one).data_problems(OBJECTIVE))
     rises = [*one[:2], one[2] | {OBJECTIVE: 0.6}, one[3] | {OBJECTIVE: 0.45}]
     unseen = [*one[:2], one[2] | {OBJECTIVE: 0.3}, one[3] | {OBJECTIVE: 0.3}]
     for name, history in (("rises", rises), ("unseen", unseen)):
-        (line,) = run(name, history=history).data_problems()
+        (line,) = run(name, history=history).data_problems(OBJECTIVE)
         assert (
             f"run run-{name} ({name}): from epoch 3 on, {OBJECTIVE}" in line
             and "two trainings" in line
@@ -57,7 +57,7 @@ def test_a_history_of_two_trainings_is_reported():
 
 def test_the_worst_value_of_a_diverged_run_is_not_a_second_training():
     history = [{"_step": 1, "epoch": 1, OBJECTIVE: 1.67}]
-    assert not list(run("d", status="diverged", history=history).data_problems())
+    assert not list(run("d", status="diverged", history=history).data_problems(OBJECTIVE))
 
 
 def test_activation_null_and_linear_are_one_configuration():
