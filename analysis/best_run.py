@@ -160,6 +160,8 @@ def compare_with_wandb(sweep: Sweep, best: Run | None) -> WandbBest:
 def notes(choice: Choice) -> list[Note]:
     """What a reader should know about the choice, besides its statement."""
     found = []
+    if choice.objective == "best_val_error":
+        found.append(Note("best_val_error is 1 - mean IoU over the five real classes"))
     if choice.gain is not None:
         assert choice.baseline
         found.append(
