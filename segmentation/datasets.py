@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.augmentation import Augment, augmenter
+from segmentation.config import Config
 from segmentation.prepared import PreparedSet
 
 
@@ -47,6 +48,10 @@ class Patches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
         # An albumentations pipeline holds its random state, so each thread needs its own pipeline.
         self._local = threading.local()
 
+    @property
+    def images_per_epoch(self) -> int:
+        return len(self.indices)
+
     def __len__(self) -> int:
         """Batches per epoch. All patches of the split occur."""
         return -(-len(self.indices) // self.batch_size)
@@ -76,6 +81,11 @@ class Patches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
             self._local.augment = augmenter(self.kind)
         augment: Augment | None = self._local.augment
         return augment
+
+
+def training(prepared: PreparedSet, config: Config, first_epoch: int) -> Patches:
+    """The training data of a configuration."""
+    return Patches(prepared, "train", config.batch_size, config.seed, config.augment, first_epoch)
 
 
 def predict(
