@@ -15,7 +15,7 @@ from analysis.cli import refresh_option, results_option
 from analysis.results import CHOICE_FILE, Choice, ChosenRun, Lead, WandbBest, load_sweep, save
 from analysis.runs import NOT_COMPARED, Run, Sweep
 from analysis.sections import Note, fixed, value_text
-from segmentation.config import BASELINE, OBJECTIVES
+from segmentation.config import BASELINE, BEST_BY, OBJECTIVES
 from segmentation.errors import UserError
 
 
@@ -192,7 +192,7 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
             f"{sweep.objective}; let the sweep continue, then use --refresh"
         )
     values = best.hyperparameters
-    epoch = best.lowest_epoch(sweep.objective)
+    epoch = best.lowest_epoch(OBJECTIVES[sweep.objective])
     config = ", ".join(f"{n} {value_text(values[n])}" for n in sweep.varied() if n in values)
     return (
         f"Of {len(sweep.runs)} runs ({counts}) the best is {best}: {sweep.objective} "
@@ -233,13 +233,13 @@ def _missing_baseline(sweep: Sweep, best: Run) -> Iterator[str]:
 
 def _other_weights(run: Run, objective: str) -> Iterator[str]:
     """A warning if the run kept the weights of another epoch than that of its objective."""
-    epoch = run.lowest_epoch(objective)
-    if run.kept_by != objective and epoch != run.best_epoch:
-        word = objective.removeprefix("best_val_")
+    epoch = run.lowest_epoch(OBJECTIVES[objective])
+    if epoch != run.best_epoch:
+        word = {name: word for word, name in BEST_BY.items()}[OBJECTIVES[objective]]
         yield (
-            f"the weights of run {run} are of epoch {run.best_epoch}, where its "
-            f"{OBJECTIVES[run.kept_by]} is lowest, but the sweep ranks by {objective}, which it "
-            f"reached at epoch {epoch}; train with best_by={word}"
+            f"the weights of run {run} are of epoch {run.best_epoch}, where its {run.judged_by} "
+            f"is lowest, but the sweep ranks by {objective}, which it reached at epoch {epoch}; "
+            f"train with best_by={word}"
         )
 
 

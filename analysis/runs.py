@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from segmentation.config import (
     BASELINE,
+    BEST_BY,
     NOT_HYPERPARAMETERS,
     OBJECTIVE,
     OBJECTIVES,
@@ -97,20 +98,20 @@ class Run:
         values = self.series(objective)[1]
         return float(values[-1]) if len(values) else as_number(self.summary.get(objective))
 
-    def lowest_epoch(self, objective: str) -> int | None:
-        """The epoch that gave `objective` its last value; None without finite values."""
-        epochs, values = self.series(OBJECTIVES[objective])
+    def lowest_epoch(self, name: str) -> int | None:
+        """The epoch of the lowest value of `name`, such as `val_loss`; None without values."""
+        epochs, values = self.series(name)
         return int(epochs[values.argmin()]) if len(values) else None
 
     @property
-    def kept_by(self) -> str:
-        """The objective whose epoch the best weights are from, by the hyperparameter `best_by`."""
-        return f"best_val_{(self.settings or Config()).best_by}"
+    def judged_by(self) -> str:
+        """The value per epoch whose lowest epoch has the run's best weights."""
+        return BEST_BY[(self.settings or Config()).best_by]
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch of the run's best weights."""
-        return self.lowest_epoch(self.kept_by)
+        """The epoch of the run's best weights; None without a validation split."""
+        return self.lowest_epoch(self.judged_by)
 
     @cached_property
     def settings(self) -> Config | None:

@@ -45,12 +45,8 @@ class Multifidelity(Seeded):
 
     @cached_property
     def levels(self) -> list[int]:
-        """Rungs in epochs; the last one is the full budget.
-
-        The first rung comes one epoch after the sweep's warm-up. Before it, the learning rate is
-        not yet the one that the run is to be judged by.
-        """
-        return rungs(1 + self.space.fixed.get("warmup_epochs", 0), self.full)
+        """Rungs in epochs; the last one is the full budget."""
+        return rungs(self.first, self.full)
 
     def forecast(self, histories: Sequence[RunHistory]) -> Forecast:
         """Predicted final values, from these runs and those of the earlier sweep."""

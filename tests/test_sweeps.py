@@ -11,7 +11,7 @@ import yaml
 from sweeps import schema_violations_from_proposed_config
 
 import studies
-from segmentation.config import BASELINE, OBJECTIVES, Config, settle
+from segmentation.config import BASELINE, BEST_BY, OBJECTIVES, Config, settle
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -60,7 +60,7 @@ class TestSweep:
         sweep = load(path)
         metric, best_by = sweep["metric"], sweep["parameters"].get("best_by", {})
         assert metric["goal"] == "minimize" and metric["name"] in OBJECTIVES
-        assert metric["name"] == f"best_val_{best_by.get('value', Config().best_by)}"
+        assert OBJECTIVES[metric["name"]] == BEST_BY[best_by.get("value", Config().best_by)]
 
     def test_runs_with_different_losses_are_ranked_by_error(self, path):
         sweep = load(path)
