@@ -68,7 +68,7 @@ class Seeded:
     def first(self) -> int:
         """The smallest budget and first rung in epochs: one more than the sweep's warm-up.
 
-        During the warm-up, the learning rate is not yet the one that a run is to be judged by.
+        During the warm-up, the learning rate is still below the one that a run is compared with.
         """
         return min(self.full, 1 + int(self.space.fixed.get("warmup_epochs", 0)))
 
