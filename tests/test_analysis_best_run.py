@@ -79,6 +79,8 @@ def test_a_lead_smaller_than_the_spread_of_repeats_is_a_warning(rival, doubtful)
 def test_repeats_of_the_best_configuration_do_not_count_as_the_next_one():
     repeats = [run(f"r{seed}", (0.1 + seed / 100,), seed=seed) for seed in range(3)]
     assert best_run.choose(sweep(*repeats)).lead.lead is None
+    kept = run("kept", (0.2,), best_by="error")  # the same training, other weights are kept
+    assert best_run.choose(sweep(*repeats, kept)).lead.lead is None
 
 
 @pytest.mark.parametrize(
