@@ -68,7 +68,7 @@ class Seeded:
     def first(self) -> int:
         """The smallest budget and first rung in epochs: one more than the sweep's warm-up.
 
-        During the warm-up, the learning rate is still below the one that a run is compared with.
+        During the warm-up, learning rates are still lower than those that the sweep compares.
         """
         return min(self.full, 1 + int(self.space.fixed.get("warmup_epochs", 0)))
 
