@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 from wandb.sdk.sweeps.sweep_info import SweepInfo
 
+from search.history import objective_of
 from search.multifidelity import Multifidelity
 from search.optuna_bridge import make_study, search_space
 from search.policies import Bohb, Hyperband, PolicyFactory, Tpe
@@ -40,8 +41,10 @@ def _entry_point(make_policy: PolicyFactory) -> Callable[[SweepInfo], optuna.Stu
         priors = {name: Prior(**prior) for name, prior in options.get("beliefs", {}).items()}
         space = Space(search_space_from_sweep_config(parameters), priors)
         warm_start = options.get("warm_start")
-        earlier = earlier_histories(warm_start, space) if warm_start else []
-        return make_study(make_policy(space, int(options.get("seed", 0)), earlier))
+        objective = objective_of(sweep.config)
+        earlier = earlier_histories(warm_start, space, objective) if warm_start else []
+        policy = make_policy(space, int(options.get("seed", 0)), earlier)
+        return make_study(policy, objective)
 
     return study
 

@@ -5,6 +5,7 @@ python -m analysis.best_run entity/project/sweep_id --out results/demo
 
 import math
 from collections import defaultdict
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from analysis.cli import refresh_option, results_option
 from analysis.results import CHOICE_FILE, Choice, ChosenRun, Lead, WandbBest, load_sweep, save
 from analysis.runs import NOT_COMPARED, Run, Sweep
 from analysis.sections import Note, fixed, value_text
-from segmentation.config import BASELINE, OBJECTIVE
+from segmentation.config import BASELINE, BEST_BY, OBJECTIVES
 from segmentation.errors import UserError
 
 
@@ -27,7 +28,8 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
 
     SWEEP is entity/project/sweep_id, or the address of its page.
 
-    The best run is the finished one with the lowest best_val_loss; ties are broken by run id.
+    The best run is the finished one with the lowest objective: the sweep's metric. Ties are broken
+    by run id.
     OUT/sweep.json keeps configurations, summaries and histories. All figures are made from these
     two files, without a network.
     """
@@ -55,15 +57,16 @@ def choose(sweep: Sweep) -> Choice:
     best = next(iter(sweep.ranked()), None)
     baseline = find_baseline(sweep, best) if best else None
     lead = judge_lead(sweep, best) if best else None
+    names = set().union(*(run.stored_names for run in (best, baseline) if run))
     return Choice(
         sweep=sweep.path,
         sweep_name=str(sweep),
         sweep_url=sweep.url,
-        objective=OBJECTIVE,
+        objective=sweep.objective,
         statement=_statement(sweep, best),
         counts=sweep.outcome_counts(),
-        best=_chosen(best) if best else None,
-        baseline=_chosen(baseline) if baseline else None,
+        best=_chosen(best, sweep.objective, names) if best else None,
+        baseline=_chosen(baseline, sweep.objective, names) if baseline else None,
         lead=lead,
         wandb_best=compare_with_wandb(sweep, best),
         warnings=tuple(_warnings(sweep, best, baseline, lead)),
@@ -90,18 +93,15 @@ def find_baseline(sweep: Sweep, best: Run) -> Run | None:
 
 def comparable(sweep: Sweep, best: Run) -> list[Run]:
     """The finished runs, of the sweep or baselines outside it, that can be compared with `best`."""
-    return [
-        run
-        for run in (*sweep.runs, *sweep.others)
-        if run.outcome == "finished" and math.isfinite(run.objective) and run.same_task(best)
-    ]
+    runs = (*sweep.runs, *sweep.others)
+    return [run for run in runs if run.comparable(best, sweep.objective)]
 
 
 def judge_lead(sweep: Sweep, best: Run) -> Lead:
     """Whether `best` leads the next configuration by more than repeated runs differ."""
     repeats = defaultdict(list)
     for run in comparable(sweep, best):
-        repeats[run.configuration_key(*NOT_COMPARED)].append(run.objective)
+        repeats[run.configuration_key(*NOT_COMPARED)].append(sweep.value(run))
     spreads = [max(values) - min(values) for values in repeats.values() if len(values) > 1]
     mine = best.configuration_key(*NOT_COMPARED)
     rival = next((r for r in sweep.ranked() if r.configuration_key(*NOT_COMPARED) != mine), None)
@@ -109,7 +109,7 @@ def judge_lead(sweep: Sweep, best: Run) -> Lead:
     if rival is None:
         statement = "there is no second finished configuration to compare with"
         return Lead(None, None, spread, len(spreads), False, statement)
-    lead = rival.objective - best.objective
+    lead = sweep.value(rival) - sweep.value(best)
     if spread is None:
         doubtful = True
         statement = (
@@ -134,22 +134,24 @@ def judge_lead(sweep: Sweep, best: Run) -> Lead:
 def compare_with_wandb(sweep: Sweep, best: Run | None) -> WandbBest:
     """W&B's own `best_run()`, and why it differs from ours."""
     theirs = next((run for run in sweep.runs if run.id == sweep.wandb_best), None)
-    metric = sweep.config.get("metric", {}).get("name")
     if (best.id if best else None) == sweep.wandb_best:
         return WandbBest(sweep.wandb_best, True, "the same run")
     if theirs is None:
         why = f"it names {sweep.wandb_best or 'no run'}, which is not among the runs of the sweep"
-    elif metric != OBJECTIVE:
-        why = f"it names {theirs}, because the sweep ranks by {metric}, not by {OBJECTIVE}"
+    elif sweep.metric != sweep.objective:
+        why = (
+            f"it names {theirs}, because the sweep ranks by {sweep.metric}, not by "
+            f"{sweep.objective}"
+        )
     elif theirs.outcome != "finished":
         why = f"it names {theirs}, which is {theirs.outcome}: it ignores how a run ended"
-    elif not math.isfinite(theirs.objective):
-        why = f"it names {theirs}, which has no finite {OBJECTIVE}"
-    elif best and theirs.objective == best.objective:
+    elif not math.isfinite(sweep.value(theirs)):
+        why = f"it names {theirs}, which has no finite {sweep.objective}"
+    elif best and sweep.value(theirs) == sweep.value(best):
         why = f"it names {theirs}, which has the same value: ties are broken by run id here"
     else:
         why = (
-            f"it names {theirs} at {fixed(theirs.objective)}: it reads the summary, but the "
+            f"it names {theirs} at {fixed(sweep.value(theirs))}: it reads the summary, but the "
             "history says otherwise"
         )
     return WandbBest(sweep.wandb_best, False, why)
@@ -158,11 +160,13 @@ def compare_with_wandb(sweep: Sweep, best: Run | None) -> WandbBest:
 def notes(choice: Choice) -> list[Note]:
     """What a reader should know about the choice, besides its statement."""
     found = []
+    if choice.objective == "best_val_error":
+        found.append(Note("best_val_error is 1 - mean IoU over the five real classes"))
     if choice.gain is not None:
         assert choice.baseline
         found.append(
             Note(
-                f"Baseline: {choice.baseline}, {OBJECTIVE} {choice.baseline.objective:.4f}; "
+                f"Baseline: {choice.baseline}, {choice.objective} {choice.baseline.objective:.4f}; "
                 f"gain {choice.gain:+.4f}"
             )
         )
@@ -185,13 +189,15 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
     if best is None:
         return (
             f"no run of {len(sweep.runs)} ({counts or 'none'}) is finished with a finite "
-            f"{OBJECTIVE}; let the sweep continue, then use --refresh"
+            f"{sweep.objective}; let the sweep continue, then use --refresh"
         )
     values = best.hyperparameters
+    epoch = best.lowest_epoch(OBJECTIVES[sweep.objective])
     config = ", ".join(f"{n} {value_text(values[n])}" for n in sweep.varied() if n in values)
     return (
-        f"Of {len(sweep.runs)} runs ({counts}) the best is {best}: {OBJECTIVE} {best.objective:.4f}"
-        + (f" at epoch {best.best_epoch}" if best.best_epoch else "")
+        f"Of {len(sweep.runs)} runs ({counts}) the best is {best}: {sweep.objective} "
+        f"{sweep.value(best):.4f}"
+        + (f" at epoch {epoch}" if epoch else "")
         + (f", with {config}" if config else "")
     )
 
@@ -199,12 +205,9 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
 def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead | None) -> list[str]:
     found = [lead.statement] if lead and lead.doubtful else []
     if best and not baseline:
-        values = " ".join(f"--{name} {value}" for name, value in BASELINE.items())
-        found.append(
-            "no finished baseline with the same data and loss, neither in the sweep nor tagged "
-            "`baseline` in its project, so there is nothing to compare with; make one: python "
-            f"train.py {values}"
-        )
+        found += _missing_baseline(sweep, best)
+    for run in {run.id: run for run in (best, baseline) if run}.values():
+        found += _other_weights(run, sweep.objective)
     if best and best.data.get("leaks"):
         found.append(
             "the split is random patches: validation patches lie beside training patches, so "
@@ -213,7 +216,35 @@ def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead |
     return [*found, *sweep.mixed_conditions()]
 
 
-def _chosen(run: Run) -> ChosenRun:
+def _missing_baseline(sweep: Sweep, best: Run) -> Iterator[str]:
+    """Why `best` is compared with no baseline, and how to make one."""
+    for run in (*sweep.runs, *sweep.others):
+        alike = run.is_baseline and run.outcome == "finished"
+        if alike and run.same_task(best, sweep.objective):
+            yield f"the baseline {run} is not compared: it logs no finite {sweep.objective}"
+    values = " ".join(f"--{name} {value}" for name, value in BASELINE.items())
+    same = "data and loss" if sweep.objective == "best_val_loss" else "data"
+    yield (
+        f"no finished baseline with the same {same}, neither in the sweep nor tagged "
+        "`baseline` in its project, so there is nothing to compare with; make one: python "
+        f"train.py {values}"
+    )
+
+
+def _other_weights(run: Run, objective: str) -> Iterator[str]:
+    """A warning if the run kept the weights of another epoch than that of its objective."""
+    epoch = run.lowest_epoch(OBJECTIVES[objective])
+    if epoch != run.best_epoch:
+        word = {name: word for word, name in BEST_BY.items()}[OBJECTIVES[objective]]
+        yield (
+            f"the weights of run {run} are of epoch {run.best_epoch}, where its {run.judged_by} "
+            f"is lowest, but the sweep ranks by {objective}, which it reached at epoch {epoch}; "
+            f"train with best_by={word}"
+        )
+
+
+def _chosen(run: Run, objective: str, names: Collection[str]) -> ChosenRun:
+    """The run as best_run.json stores it: its hyperparameters `names`."""
     known: dict[str, Any] = {
         name: run.environment[name]
         for name in ("commit", "device", "precision")
@@ -225,9 +256,9 @@ def _chosen(run: Run) -> ChosenRun:
         id=run.id,
         name=run.name,
         url=run.url,
-        objective=run.objective,
+        objective=run.value(objective),
         best_epoch=run.best_epoch,
-        config=run.hyperparameters,
+        config={name: value for name, value in run.hyperparameters.items() if name in names},
         data_options=run.data_options,
         **known,
     )

@@ -19,7 +19,6 @@ from analysis.cli import command_line, print_section, refresh_option, results_op
 from analysis.results import Results
 from analysis.runs import NOT_COMPARED, Run, Sweep
 from analysis.sections import Note, Picture, Section, Table
-from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 CONFIDENCE = 0.95
@@ -63,16 +62,15 @@ class Gain:
     mean: float
     margin: float
 
-    @property
-    def statement(self) -> str:
-        """The result in one sentence."""
+    def statement(self, objective: str) -> str:
+        """The result in one sentence, with the name of the objective."""
         interval = f"({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
         if abs(self.mean) <= self.margin:
             return (
                 f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
-                f"{self.margin:.4f} of {OBJECTIVE} {interval}."
+                f"{self.margin:.4f} of {objective} {interval}."
             )
-        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {OBJECTIVE} {interval}"
+        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {objective} {interval}"
         winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
         return f"The {winner} beat the {loser} {size}."
 
@@ -97,24 +95,25 @@ def compare(best: Array, baseline: Array) -> Gain:
 
 def make(results: Results, sweep: Sweep) -> Section:
     """The sentence, the figure and the table. Raises UserError without two pairs of runs."""
+    objective = results.sweep.objective
     pairs, notes = find_pairs(results, sweep)
     seeds = np.array([seed for seed, *_ in pairs])
-    best, baseline = np.array([[one.objective, other.objective] for _, one, other in pairs]).T
+    best, baseline = np.array([[run.value(objective) for run in both] for _, *both in pairs]).T
     gain = compare(best, baseline)
-    statements = [gain.statement]
+    statements = [gain.statement(objective)]
     searched_seed = results.best.hyperparameters.get("seed")
     others = seeds != searched_seed
     if not others.all() and others.sum() >= 2:
-        without = compare(best[others], baseline[others]).statement
+        without = compare(best[others], baseline[others]).statement(objective)
         statements.append(
             f"The search chose its best run by seed {searched_seed}, so this seed favours it. "
             f"Without it: {without[0].lower()}{without[1:]}"
         )
-    caption = f"{OBJECTIVE} of the best configuration and of the baseline, by seed"
+    caption = f"{objective} of the best configuration and of the baseline, by seed"
     table = _table(results.folder / "confirm", caption, seeds, best, baseline, gain)
-    _write_json(results.folder, sweep, gain, pairs)
+    _write_json(results.folder, sweep, statements[0], gain, pairs)
     picture = Picture(
-        _draw(results.folder, seeds, best, baseline, gain),
+        _draw(results.folder, objective, seeds, best, baseline, gain),
         f"{caption}; a line connects the two runs of a seed.",
     )
     return Section(
@@ -132,14 +131,16 @@ def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
     Raises:
         UserError: The best configuration is the baseline's, or there are fewer than two pairs.
     """
-    chosen = results.best
+    chosen, objective = results.best, results.sweep.objective
     if chosen.is_baseline:
         raise UserError("the best configuration is the baseline's: there is nothing to confirm")
     groups = {
-        "best": [run for run in sweep.runs if _usable(run, chosen) and repeats(run, chosen)],
-        "baseline": [
-            run for run in (*sweep.runs, *sweep.others) if _usable(run, chosen) and run.is_baseline
-        ],
+        "best": [run for run in sweep.runs if repeats(run, chosen)],
+        "baseline": [run for run in (*sweep.runs, *sweep.others) if run.is_baseline],
+    }
+    groups = {
+        role: [run for run in group if run.comparable(chosen, objective)]
+        for role, group in groups.items()
     }
     by_seed = {
         role: {(_value(run, "epochs"), _value(run, "seed")): run for run in reversed(group)}
@@ -152,7 +153,7 @@ def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
             f"{len(group)} of the {role} configuration" for role, group in groups.items()
         )
         raise UserError(
-            f"{sweep.path} has {held} among its finished runs, but "
+            f"{sweep.path} has {held} among its finished runs with a finite {objective}, but "
             f"{max(lengths.values(), default=0)} pairs with one seed and length; two pairs are the "
             "fewest: put the best configuration into sweeps/confirm.yaml"
         )
@@ -179,11 +180,6 @@ def _equal(first: Any, second: Any) -> bool:
     if isinstance(first, float) and isinstance(second, float):
         return math.isclose(first, second, rel_tol=TOLERANCE)
     return bool(first == second)
-
-
-def _usable(run: Run, chosen: Run) -> bool:
-    """Whether the run is finished and its objective can be compared with the chosen run's."""
-    return run.same_task(chosen) and run.outcome == "finished" and math.isfinite(run.objective)
 
 
 def _notes(sweep: Sweep, pairs: list[Pair]) -> list[str]:
@@ -214,10 +210,10 @@ def _table(
     return Table(file, caption, ("seed", "best", "baseline", "gain"), rows)
 
 
-def _write_json(folder: Path, sweep: Sweep, gain: Gain, pairs: list[Pair]) -> None:
+def _write_json(folder: Path, sweep: Sweep, statement: str, gain: Gain, pairs: list[Pair]) -> None:
     content = {
         "sweep": sweep.path,
-        "statement": gain.statement,
+        "statement": statement,
         **asdict(gain),
         "runs": [[best.id, baseline.id] for _, best, baseline in pairs],
     }
@@ -225,7 +221,14 @@ def _write_json(folder: Path, sweep: Sweep, gain: Gain, pairs: list[Pair]) -> No
     (folder / "confirm.json").write_text(f"{text}\n", encoding="utf-8")
 
 
-def _draw(folder: Path, seeds: NDArray[np.int64], best: Array, baseline: Array, gain: Gain) -> Path:
+def _draw(
+    folder: Path,
+    objective: str,
+    seeds: NDArray[np.int64],
+    best: Array,
+    baseline: Array,
+    gain: Gain,
+) -> Path:
     figure, ((left, right),) = style.figure(1, 2, height=3.4, width_ratios=(1.4, 1))
     for pair in zip(baseline, best, strict=True):
         left.plot((0, 1), pair, color=style.GREY, linewidth=0.9, zorder=1)
@@ -234,7 +237,8 @@ def _draw(folder: Path, seeds: NDArray[np.int64], best: Array, baseline: Array, 
         left.plot([x] * len(values), values, linestyle="", markersize=6, **_mark(role))
         left.errorbar(x + side, values.mean(), values.std(ddof=1), **bar)
     left.set_xticks((0, 1), ("baseline", "best"))
-    left.set(xlim=(-0.4, 1.4), ylabel=f"{style.OBJECTIVE_LABEL} (lower is better)")
+    label = f"{style.objective_label(objective)} (lower is better)"
+    left.set(xlim=(-0.4, 1.4), ylabel=label)
     left.set_title("each seed, with mean and standard deviation")
     right.axvline(0, color="black", linewidth=0.9)
     right.plot(baseline - best, np.arange(len(seeds)), linestyle="", **_mark("best"))

@@ -60,7 +60,7 @@ def make(results: Results, stopped: bool = False) -> Section:
     return Section(
         "Learning curves",
         command_line("curves", main, results, stopped=stopped),
-        _notes(roles),
+        _notes(roles, results.sweep.objective),
         [_draw(results, name, background) for name in QUANTITIES],
         [table],
     )
@@ -102,9 +102,9 @@ def _draw_run(axes: Axes, role: str, run: Run, train: str, val: str) -> None:
     axes.plot(epochs[at_best], values[at_best], color=look["color"], linestyle="", **large)
 
 
-def _notes(roles: Mapping[str, Run]) -> list[Note]:
+def _notes(roles: Mapping[str, Run], objective: str) -> list[Note]:
     """What the figure does not show: problems of the data, and different numbers of epochs."""
-    notes = [Note(line) for run in roles.values() for line in run.data_problems()]
+    notes = [Note(line) for run in roles.values() for line in run.data_problems(objective)]
     lengths = {role: len(run.history) for role, run in roles.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{role} {count} epochs" for role, count in lengths.items())

@@ -1,5 +1,6 @@
 """How much of the objective's variance each hyperparameter explains, by Optuna's fANOVA."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -25,7 +26,7 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     used = [
         run
         for run in sweep.runs
-        if run.outcome in ("finished", "stopped") and run.objective == run.objective
+        if run.outcome in ("finished", "stopped") and math.isfinite(sweep.value(run))
     ]
     names = [
         name
@@ -38,17 +39,20 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
             f"in {len(names)} hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} "
             "runs and one hyperparameter"
         )
-    if len({run.objective for run in used}) == 1:
+    values = [sweep.value(run) for run in used]
+    if len(set(values)) == 1:
         raise UserError(
             "importance of the hyperparameters: all runs have the same objective, so nothing "
             "explains it"
         )
-    shares = _fanova(used, names)
+    shares = _fanova(used, values, names)
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     return {name: float(share) for name, share in ordered}, len(used)
 
 
-def _fanova(runs: Sequence[Run], names: Sequence[str]) -> dict[str, float]:
+def _fanova(
+    runs: Sequence[Run], objectives: Sequence[float], names: Sequence[str]
+) -> dict[str, float]:
     try:
         import optuna
     except ImportError as error:
@@ -59,12 +63,14 @@ def _fanova(runs: Sequence[Run], names: Sequence[str]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fANOVA warns that it is experimental
         study = optuna.create_study()
-        study.add_trials(_trials(optuna, runs, names))
+        study.add_trials(_trials(optuna, runs, objectives, names))
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _trials(optuna: ModuleType, runs: Sequence[Run], names: Sequence[str]) -> list[Any]:
+def _trials(
+    optuna: ModuleType, runs: Sequence[Run], objectives: Sequence[float], names: Sequence[str]
+) -> list[Any]:
     """One optuna.trial.FrozenTrial per run."""
     distributions: dict[str, Any] = {}
     values: dict[str, list[Any]] = {}
@@ -83,7 +89,7 @@ def _trials(optuna: ModuleType, runs: Sequence[Run], names: Sequence[str]) -> li
         optuna.trial.create_trial(
             params={name: values[name][i] for name in names},
             distributions=distributions,
-            value=float(run.objective),
+            value=objective,
         )
-        for i, run in enumerate(runs)
+        for i, objective in enumerate(objectives)
     ]

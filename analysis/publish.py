@@ -15,7 +15,6 @@ from analysis.reader import split_path
 from analysis.results import Results
 from analysis.sections import Section
 from analysis.weights import make_cache
-from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 FILE = "published.json"  # in the cache: report and workspace that the next publication replaces
@@ -139,7 +138,7 @@ def _workspace(
     workspace.runset_settings = workspaces.RunsetSettings(
         filters=f"Sweep == '{sweep_id}'",
         pinned_columns=[
-            f"summary:{OBJECTIVE}",
+            f"summary:{results.sweep.objective}",
             *(f"config:{name}" for name in results.sweep.varied()),
         ],
     )
@@ -155,18 +154,18 @@ def _learning(reports: ModuleType, results: Results) -> list[Any]:
 
 
 def _search(reports: ModuleType, results: Results) -> list[Any]:
-    names = results.sweep.varied()
+    names, objective = results.sweep.varied(), results.sweep.objective
     columns = [reports.ParallelCoordinatesPlotColumn(metric=reports.Config(name)) for name in names]
-    columns.append(reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric(OBJECTIVE)))
+    columns.append(reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric(objective)))
     panels = [
         reports.ParallelCoordinatesPlot(columns=columns, layout=_place(reports, 0, ROW)),
-        reports.ParameterImportancePlot(with_respect_to=OBJECTIVE, layout=_place(reports, 2)),
+        reports.ParameterImportancePlot(with_respect_to=objective, layout=_place(reports, 2)),
     ]
     panels += [
         reports.ScatterPlot(
             title=name,
             x=reports.Config(name),
-            y=reports.SummaryMetric(OBJECTIVE),
+            y=reports.SummaryMetric(objective),
             layout=_place(reports, i),
         )
         for i, name in enumerate(names, 3)

@@ -186,7 +186,7 @@ def _overview(results: Results) -> Section:
 
 def _key(results: Results) -> dict[str, str]:
     """Label -> value of the few numbers at the top of the page."""
-    choice, objective = results.choice, style.OBJECTIVE_LABEL
+    choice, objective = results.choice, style.objective_label(results.sweep.objective)
     counts = ", ".join(f"{count} {outcome}" for outcome, count in choice.counts.items())
     key = {f"runs: {counts}": str(len(results.sweep.runs))}
     if choice.best:

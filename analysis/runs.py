@@ -11,14 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, OBJECTIVE, STATUSES, Config
+from segmentation.config import (
+    BASELINE,
+    BEST_BY,
+    NOT_HYPERPARAMETERS,
+    OBJECTIVE,
+    OBJECTIVES,
+    STATUSES,
+    Config,
+)
 from segmentation.errors import UserError
 
 OTHER_KEYS = (*NOT_HYPERPARAMETERS, "configuration", "_wandb")
 """Keys of a run's W&B config that are no hyperparameters."""
 
-NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size")
+NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size", "best_by")
 """Runs that differ in nothing but these repeat one configuration."""
+
+LOSS_NAMES = ("loss", "label_smoothing", "unlabeled")
+"""Hyperparameters that define the loss. Losses of different definitions cannot be compared."""
 
 LIVE_STATES = ("running", "pending", "preempting", "queued")
 OUTCOMES = (*STATUSES, "failed", "running")
@@ -79,20 +90,28 @@ class Run:
             return status
         return "finished" if self.state == "finished" else "failed"
 
-    @property
-    def objective(self) -> float:
-        """The last finite value of the objective in the history, else in the summary.
+    def value(self, objective: str) -> float:
+        """The last finite value of `objective` in the history, else in the summary.
 
         NaN if there is none.
         """
-        values = self.series(OBJECTIVE)[1]
-        return float(values[-1]) if len(values) else as_number(self.summary.get(OBJECTIVE))
+        values = self.series(objective)[1]
+        return float(values[-1]) if len(values) else as_number(self.summary.get(objective))
+
+    def lowest_epoch(self, name: str) -> int | None:
+        """The epoch of the lowest value of `name`, such as `val_loss`; None without values."""
+        epochs, values = self.series(name)
+        return int(epochs[values.argmin()]) if len(values) else None
+
+    @property
+    def judged_by(self) -> str:
+        """The value per epoch whose lowest epoch has the run's best weights."""
+        return BEST_BY[(self.settings or Config()).best_by]
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch of the lowest validation loss. The `best` weights are those after it."""
-        epochs, losses = self.series("val_loss")
-        return int(epochs[losses.argmin()]) if len(losses) else None
+        """The epoch of the run's best weights; None without a validation split."""
+        return self.lowest_epoch(self.judged_by)
 
     @cached_property
     def settings(self) -> Config | None:
@@ -101,6 +120,11 @@ class Run:
             return Config.from_mapping(self._raw_hyperparameters)
         except UserError:
             return None
+
+    @property
+    def stored_names(self) -> set[str]:
+        """Names of the hyperparameters that the run stored. An older version stored fewer."""
+        return set(self.config) - set(OTHER_KEYS)
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
@@ -116,8 +140,7 @@ class Run:
     def _raw_hyperparameters(self) -> dict[str, Any]:
         names = [spec.name for spec in fields(Config)]
         order = {name: position for position, name in enumerate(names)}
-        found = set(self.config) - set(OTHER_KEYS)
-        ordered = sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        ordered = sorted(self.stored_names, key=lambda name: (order.get(name, len(order)), name))
         return {name: self.config[name] for name in ordered}
 
     @property
@@ -125,10 +148,22 @@ class Run:
         """Whether the run has the published values, or the tag `baseline`."""
         return "baseline" in self.tags or BASELINE.items() <= self.hyperparameters.items()
 
-    def same_task(self, other: "Run") -> bool:
-        """Whether both objectives mean the same: same prepared set, same loss function."""
-        tasks = [(r.data.get("checksum"), r.hyperparameters.get("loss")) for r in (self, other)]
-        return bool(tasks[0] == tasks[1])
+    def same_task(self, other: "Run", objective: str) -> bool:
+        """Whether `objective` means the same in both runs: same prepared set, same loss.
+
+        Only `best_val_loss` depends on the loss function.
+        """
+        names = LOSS_NAMES if objective == "best_val_loss" else ()
+        mine, theirs = (
+            (run.data.get("checksum"), *(run.hyperparameters.get(name) for name in names))
+            for run in (self, other)
+        )
+        return bool(mine == theirs)
+
+    def comparable(self, other: "Run", objective: str) -> bool:
+        """Whether the run is finished and its value can be compared with that of `other`."""
+        usable = self.outcome == "finished" and math.isfinite(self.value(objective))
+        return usable and self.same_task(other, objective)
 
     def configuration_key(self, *without: str) -> str:
         """The hyperparameters except `without`, as text: equal for equal configurations."""
@@ -163,41 +198,48 @@ class Run:
         epochs, values = zip(*finite, strict=True) if finite else ((), ())
         return np.array(epochs, float), np.array(values, float)
 
-    def second_training_start(self) -> int | None:
+    def second_training_start(self, objective: str) -> int | None:
         """The first epoch that cannot belong to the training of the rows before; None if all can.
 
-        One training logs the lowest validation loss so far. So its objective never rises, and is
-        always the validation loss of one of its rows. Rows without a validation loss are ignored:
-        a run that fails in its first epoch logs only the worst value.
+        One training logs the lowest value per epoch so far. So its objective never rises, and is
+        always the value of one of its rows. Rows without a value are ignored: a run that fails in
+        its first epoch logs only the worst objective.
         """
         lowest = previous = math.inf
         for row in self.history:
-            loss, objective = as_number(row.get("val_loss")), as_number(row.get(OBJECTIVE))
-            if not (math.isfinite(loss) and math.isfinite(objective)):
+            value, best = (as_number(row.get(name)) for name in (OBJECTIVES[objective], objective))
+            if not (math.isfinite(value) and math.isfinite(best)):
                 continue
-            lowest = min(lowest, loss)
-            if objective > previous or objective < lowest - 1e-6 * abs(lowest):
+            lowest = min(lowest, value)
+            if best > previous or best < lowest - 1e-6 * abs(lowest):
                 return int(as_number(row.get("epoch", row.get("_step"))))
-            previous = objective
+            previous = best
         return None
 
-    def data_problems(self) -> Iterator[str]:
-        """One line for each problem of the run's data that a reader of the figures should know."""
+    def data_problems(self, objective: str) -> Iterator[str]:
+        """One line for each problem of the run's data that a reader of the figures should know.
+
+        Args:
+            objective: Name of the objective that the figures show.
+        """
         if self.problem:
             yield f"run {self}: {self.problem}"
         elif not self.history:
             yield f"run {self} ({self.outcome}) has no rows: it is counted, but not drawn"
-        elif not any(OBJECTIVE in row for row in self.history):
-            yield f"run {self} logs no {OBJECTIVE}: train.py did not make it, so it is not compared"
+        elif not any(objective in row for row in self.history):
+            yield (
+                f"run {self} logs no {objective}: train.py did not make it, or an older version "
+                "did, so it is not compared"
+            )
         strings = [[v for v in row.values() if isinstance(v, str)] for row in self.history]
         if count := sum(not all(map(_is_finite_text, values)) for values in strings):
             yield (
                 f"run {self}: {count} of {len(self.history)} rows have values that are not finite; "
                 "these values are left out"
             )
-        if epoch := self.second_training_start():
+        if epoch := self.second_training_start(objective):
             yield (
-                f"run {self}: from epoch {epoch} on, {OBJECTIVE} does not follow from the rows "
+                f"run {self}: from epoch {epoch} on, {objective} does not follow from the rows "
                 "before: the history holds two trainings, for example of two machines; "
                 "train the run again"
             )
@@ -234,12 +276,26 @@ class Sweep:
         counts = Counter(run.outcome for run in self.runs)
         return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
+    @property
+    def metric(self) -> str | None:
+        """Name of the metric in the sweep's configuration; None if there is none."""
+        return _mapping(self.config.get("metric")).get("name")
+
+    @property
+    def objective(self) -> str:
+        """Name of the objective that ranks the runs: the metric, OBJECTIVE for other metrics."""
+        return self.metric if self.metric in OBJECTIVES else OBJECTIVE
+
+    def value(self, run: Run) -> float:
+        """The value of this sweep's objective in a run of any sweep; NaN if there is none."""
+        return run.value(self.objective)
+
     def ranked(self) -> list[Run]:
         """The finished runs with a finite objective, best first, ties broken by run id."""
         finished = [
-            run for run in self.runs if run.outcome == "finished" and math.isfinite(run.objective)
+            run for run in self.runs if run.outcome == "finished" and math.isfinite(self.value(run))
         ]
-        return sorted(finished, key=lambda run: (run.objective, run.id))
+        return sorted(finished, key=lambda run: (self.value(run), run.id))
 
     def mixed_conditions(self) -> Iterator[str]:
         """One line per condition in which runs differ although their objectives are compared."""

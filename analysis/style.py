@@ -68,8 +68,8 @@ CLASS_LINES = dict(
 OUTLINE = [Stroke(linewidth=2.6, foreground="black"), Normal()]
 """Path effects of lines in class colours: the data set's yellow is hardly visible on white."""
 
-OBJECTIVE_LABEL = "lowest validation loss"
-"""What axes call the objective, `best_val_loss`."""
+OBJECTIVE_NAMES = {"best_val_loss": "validation loss", "best_val_error": "validation error"}
+"""What axes call the value per epoch of each objective; the objective is the lowest one."""
 
 WIDTH = 8.0  # inches; one width for all figures, so that their text has one size on a page
 DPI = 140
@@ -92,6 +92,11 @@ RC: dict[Any, Any] = {
 }
 mpl.rcdefaults()  # a user's own matplotlibrc must not change the figures
 mpl.rcParams.update(RC)
+
+
+def objective_label(objective: str) -> str:
+    """What axes call an objective: the lowest value per epoch."""
+    return f"lowest {OBJECTIVE_NAMES[objective]}"
 
 
 def figure(

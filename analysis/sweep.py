@@ -22,7 +22,7 @@ from analysis.results import Results
 from analysis.runs import Run, Sweep, as_number
 from analysis.scales import Scale, clip_axis
 from analysis.sections import Cell, Note, Picture, Section, Table, value_text
-from segmentation.config import OBJECTIVE
+from segmentation.config import OBJECTIVES
 from segmentation.errors import UserError
 
 
@@ -48,7 +48,11 @@ def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
 
     A note gives the reason for each missing figure.
     """
-    notes = [Note(line) for run in results.sweep.runs for line in run.data_problems()]
+    notes = [
+        Note(line)
+        for run in results.sweep.runs
+        for line in run.data_problems(results.sweep.objective)
+    ]
     pictures, tables = [], [_runs_table(results)]
     for draw in (lambda r: _progress(r, others), _curves, _parallel, _parameters, _importance):
         try:
@@ -63,13 +67,13 @@ def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
     return Section("The search", command, notes, pictures, tables)
 
 
-def progress(sweep: Sweep) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def progress(sweep: Sweep, objective: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(epochs, lowest objective so far), both (n,): the rows of all runs, ordered by time.
 
     Rows without a time, as other projects may have, come first, in the order of their runs.
     """
     rows = [
-        (as_number(row.get("_timestamp", 0.0)), position, i, as_number(row.get(OBJECTIVE)))
+        (as_number(row.get("_timestamp", 0.0)), position, i, as_number(row.get(objective)))
         for position, run in enumerate(sweep.runs)
         for i, row in enumerate(run.history)
     ]
@@ -79,7 +83,8 @@ def progress(sweep: Sweep) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table]:
-    lines = {_label(sweep): progress(sweep) for sweep in (results.sweep, *others)}
+    objective = results.sweep.objective
+    lines = {_label(sweep): progress(sweep, objective) for sweep in (results.sweep, *others)}
     lines = {label: line for label, line in lines.items() if np.isfinite(line[1]).any()}
     if not lines:
         raise UserError("no run has logged a finite objective yet: no figure of the progress")
@@ -93,7 +98,8 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
         name = f"baseline: {baseline.objective:.4f}"
         axes.axhline(baseline.objective, color=style.GREY, linestyle="--", label=name)
     style.epochs_axis(axes)
-    axes.set(xlabel="epochs trained, all runs together", ylabel=f"{style.OBJECTIVE_LABEL} so far")
+    label = f"{style.objective_label(objective)} so far"
+    axes.set(xlabel="epochs trained, all runs together", ylabel=label)
     axes.legend()
     caption = (
         "Progress of the search: the lowest objective found so far against the epochs spent by "
@@ -105,7 +111,7 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
         for label, (epochs, lowest) in lines.items()
         for i in _improvements(lowest)
     ]
-    header = ("sweep", "epochs", OBJECTIVE)
+    header = ("sweep", "epochs", objective)
     file = results.folder / "sweep_progress"
     table = Table(file, "Each new best value of the search", header, rows, ("csv",))
     return Picture(style.save(figure, file.with_suffix(".png")), caption), table
@@ -113,27 +119,28 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
 
 def _curves(results: Results) -> tuple[Picture]:
     sweep = results.sweep
-    curves = [(run, *run.series("val_loss")) for run in sweep.runs]
+    column, name = OBJECTIVES[sweep.objective], style.OBJECTIVE_NAMES[sweep.objective]
+    curves = [(run, *run.series(column)) for run in sweep.runs]
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:
-        raise UserError("no run has a row with a finite val_loss: no learning curves")
+        raise UserError(f"no run has a row with a finite {column}: no learning curves")
     figure, ((axes,),) = style.figure(height=3.9)
-    for run, epochs, losses in curves:
+    for run, epochs, values in curves:
         look = style.OUTCOMES[run.outcome]
         line = {name: look[name] for name in ("color", "linestyle")}
-        axes.plot(epochs, losses, linewidth=1.1, alpha=0.85, **line)
+        axes.plot(epochs, values, linewidth=1.1, alpha=0.85, **line)
         mark = {name: look[name] for name in ("color", "marker")}
-        axes.plot(epochs[-1], losses[-1], markeredgecolor="white", markersize=6, **mark)
+        axes.plot(epochs[-1], values[-1], markeredgecolor="white", markersize=6, **mark)
     rungs = hyperband_rungs(sweep.config, max(epochs[-1] for _, epochs, _ in curves))
     for rung in rungs:
         axes.axvline(rung, color=style.GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
     style.epochs_axis(axes)
-    axes.set_ylabel("validation loss (lower is better)")
-    clip_axis(axes, np.concatenate([losses for *_, losses in curves]))
+    axes.set_ylabel(f"{name} (lower is better)")
+    clip_axis(axes, np.concatenate([values for *_, values in curves]))
     counts = sweep.outcome_counts()
     labels = {outcome: f"{outcome}: {count}" for outcome, count in counts.items()}
     axes.legend(**style.outcome_legend(labels, loc="upper right"))
-    caption = "Validation loss of every run, by outcome; a mark at the end of each curve."
+    caption = f"{name.capitalize()} of every run, by outcome; a mark at the end of each curve."
     if rungs:
         listed = ", ".join(map(str, rungs))
         caption += f" The dashed lines are the epochs at which Hyperband compares runs: {listed}."
@@ -162,7 +169,8 @@ def _compared(sweep: Sweep, figure: str) -> tuple[list[Run], list[str]]:
     Raises:
         UserError: There is nothing to compare. The message says that there is no `figure`.
     """
-    runs = [run for run in sweep.runs if math.isfinite(run.objective) and run.outcome != "running"]
+    ended = [run for run in sweep.runs if run.outcome != "running"]
+    runs = [run for run in ended if math.isfinite(sweep.value(run))]
     if len(runs) < 2:
         raise UserError(f"fewer than two runs ended with a finite objective: no {figure}")
     if not sweep.varied():
@@ -173,13 +181,14 @@ def _compared(sweep: Sweep, figure: str) -> tuple[list[Run], list[str]]:
 def _parallel(results: Results) -> tuple[Picture]:
     runs, names = _compared(results.sweep, "parallel coordinates")
     scales = {name: Scale.of([run.hyperparameters.get(name) for run in runs]) for name in names}
-    objective = Scale.of_objective([run.objective for run in runs])
-    scales[style.OBJECTIVE_LABEL] = objective
+    values = [results.sweep.value(run) for run in runs]
+    objective = Scale.of_objective(values)
+    scales[style.objective_label(results.sweep.objective)] = objective
     places = np.column_stack([scale.places for scale in scales.values()])
     colors = mpl.colormaps["cividis_r"](0.15 + 0.85 * (1 - objective.places))
     best = next(iter(results.sweep.ranked()), None)
     figure, ((axes,),) = style.figure(height=4.0)
-    for i in sorted(range(len(runs)), key=lambda i: -runs[i].objective):
+    for i in sorted(range(len(runs)), key=lambda i: -values[i]):
         line = style.OUTCOMES[runs[i].outcome]["linestyle"]
         look = {"color": colors[i], "linewidth": 1.2, "linestyle": line}
         if runs[i] is best:
@@ -216,11 +225,12 @@ def _parameters(results: Results) -> tuple[Picture]:
     figure, grid = style.figure(lines, columns, height=2.5 * lines + 0.5, sharey=True)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
+    values = [results.sweep.value(run) for run in runs]
     for axes, name in zip(grid.flat, names, strict=False):
-        _scatter(axes, name, runs)
+        _scatter(axes, name, runs, values)
     for axes in grid[:, 0]:
-        axes.set_ylabel(style.OBJECTIVE_LABEL)
-    clip_axis(grid[0, 0], np.array([run.objective for run in runs]))
+        axes.set_ylabel(style.objective_label(results.sweep.objective))
+    clip_axis(grid[0, 0], np.array(values))
     outcomes = {run.outcome for run in runs}
     labels = {outcome: outcome for outcome in results.sweep.outcome_counts() if outcome in outcomes}
     legend = style.outcome_legend(labels, loc="outside lower center", ncols=len(labels))
@@ -231,17 +241,17 @@ def _parameters(results: Results) -> tuple[Picture]:
     return (Picture(style.save(figure, results.folder / "sweep_parameters.png"), caption),)
 
 
-def _scatter(axes: Axes, name: str, runs: Sequence[Run]) -> None:
+def _scatter(axes: Axes, name: str, runs: Sequence[Run], objectives: Sequence[float]) -> None:
     """The objective of each run against one hyperparameter."""
     values = [run.hyperparameters.get(name) for run in runs]
     scale = Scale.of(values)
-    for run, value in zip(runs, values, strict=True):
+    for run, value, objective in zip(runs, values, objectives, strict=True):
         x: Any = scale.texts.index(value_text(value)) if scale.texts else value
         mark: dict[str, Any] = {
             key: style.OUTCOMES[run.outcome][key] for key in ("color", "marker")
         }
         shape: dict[str, Any] = {"linestyle": "", "markeredgecolor": "white", "markersize": 7}
-        axes.plot(x, run.objective, **mark, **shape)
+        axes.plot(x, objective, **mark, **shape)
     if scale.texts:
         axes.set_xticks(range(len(scale.texts)), scale.texts)
         axes.margins(x=0.2)
@@ -274,13 +284,14 @@ def _importance(results: Results) -> tuple[Picture, Table]:
 
 
 def _runs_table(results: Results) -> Table:
-    names = results.sweep.varied()
+    sweep = results.sweep
+    names = sweep.varied()
     ordered = sorted(
-        results.sweep.runs,
+        sweep.runs,
         key=lambda run: (
             run.outcome != "finished",
-            math.isnan(run.objective),
-            run.objective,
+            math.isnan(sweep.value(run)),
+            sweep.value(run),
             run.id,
         ),
     )
@@ -290,12 +301,12 @@ def _runs_table(results: Results) -> Table:
             run.id,
             run.outcome,
             len(run.history),
-            run.objective,
+            sweep.value(run),
             *(value_text(run.hyperparameters.get(name)) for name in names),
         )
         for run in ordered
     ]
-    header = ("run", "id", "outcome", "epochs", OBJECTIVE, *names)
+    header = ("run", "id", "outcome", "epochs", sweep.objective, *names)
     caption = "Runs of the sweep: finished runs first, best first"
     return Table(results.folder / "sweep_runs", caption, header, rows)
 

@@ -15,6 +15,6 @@ Modules, each importing only those above it:
     warm_start     runs of an earlier sweep, read from W&B
 
 The package needs NumPy, SciPy and Optuna. Only `warm_start` imports wandb, and nothing imports
-TensorFlow or Keras. From `segmentation` it uses `config` alone: the objective's name and its
-worst values.
+TensorFlow or Keras. From `segmentation` it uses `config` alone: the names of the objectives and
+the worst values of the losses.
 """

@@ -78,17 +78,18 @@ class NextRun(NamedTuple):
     params: dict[str, Any] | None
 
 
-def brackets(full: int, eta: int = ETA, equal_parts: bool = False) -> Plan:
+def brackets(full: int, first: int = 1, eta: int = ETA, equal_parts: bool = False) -> Plan:
     """Hyperband's brackets for a full budget in epochs.
 
     Args:
         full: Budget of the last stage of each bracket.
+        first: Lower limit of all budgets.
         eta: Factor between the budgets, and between the run counts, of two stages.
         equal_parts: The papers start bracket s with ceil((s_max + 1) / (s + 1) * eta**s) runs.
             True rounds the fraction down first, as in hpbandster, the code of BOHB's authors:
             then each stage has exactly 1 / eta of the runs of the one before.
     """
-    most = int(round(math.log(full, eta), 9) // 1)
+    most = int(round(math.log(full / first, eta), 9) // 1)
     plan = []
     for s in range(most, -1, -1):
         share = (most + 1) / (s + 1)

@@ -37,10 +37,11 @@ class RunHistory:
         number: Position in the sweep, from 0. It breaks ties between equal values.
         params: Searched hyperparameters, without the budget.
         budget: Epochs that the run may train.
-        curve: Epoch (from 1) -> objective. Holds only feasible values, see `infeasible`.
+        curve: Epoch (from 1) -> objective. Holds only values below the worst one.
         running: Whether the run has been proposed and has not ended.
-        infeasible: Whether the run reported the worst value of its loss or a value that is not
-            finite. `train.py` reports the worst value when a run ends before its first epoch does.
+        infeasible: Whether the last value is not finite, or is the worst one and the run has ended.
+            `train.py` reports the worst value when a run ends before its first epoch does. A
+            running run may report it too: while it predicts no class right, its error is 1.
         asked_at: Epoch at which the search was last asked whether to stop the run; 0 for never.
     """
 
@@ -61,30 +62,38 @@ class RunHistory:
         Args:
             trial: Its intermediate values are the curve.
             full: Budget in epochs of a trial whose parameters hold none.
-            worst: Objective from which on a value marks the run as infeasible.
+            worst: The worst value of the objective, see `worst_objective`.
             asked_at: See the attribute.
         """
-        curve = _feasible(trial.intermediate_values, worst)
+        values, running = trial.intermediate_values, trial.state == TrialState.RUNNING
         return cls(
             number=trial.number,
             params={name: value for name, value in trial.params.items() if name != BUDGET},
             budget=int(trial.params.get(BUDGET, full)),
-            curve=curve,
-            running=trial.state == TrialState.RUNNING,
-            infeasible=len(curve) < len(trial.intermediate_values),
+            curve=_feasible(values, worst),
+            running=running,
+            infeasible=_is_infeasible(values, worst, running),
             asked_at=asked_at,
         )
 
     @classmethod
     def from_wandb(
-        cls, run: WandbRun, number: int, params: Configuration, worst: float
+        cls, run: WandbRun, number: int, params: Configuration, objective: str, worst: float
     ) -> "RunHistory":
-        """The history of a W&B run, whose budget is the last epoch that it reported."""
-        rows = run.scan_history(keys=["epoch", OBJECTIVE])
-        values = {int(row["epoch"]): float(row[OBJECTIVE]) for row in rows}
-        curve = _feasible(values, worst)
-        budget, infeasible = max(values, default=1), len(curve) < len(values)
-        return cls(number, params, budget, curve, infeasible=infeasible)
+        """The history of a W&B run that has ended.
+
+        Args:
+            run: Its budget is the last epoch that it reported.
+            number: See the attribute.
+            params: See the attribute.
+            objective: Name of the objective in the run's rows.
+            worst: The worst value of the objective, see `worst_objective`.
+        """
+        rows = run.scan_history(keys=["epoch", objective])
+        values = {int(row["epoch"]): float(row[objective]) for row in rows}
+        infeasible = _is_infeasible(values, worst, running=False)
+        budget = max(values, default=1)
+        return cls(number, params, budget, _feasible(values, worst), infeasible=infeasible)
 
     @property
     def epoch(self) -> int:
@@ -100,11 +109,31 @@ class RunHistory:
         return min((value for at, value in self.curve.items() if at <= epoch), default=None)
 
 
-def worst_objective(constants: Mapping[str, Any]) -> float:
-    """The worst value of the objective in a sweep, by the loss among its constant parameters."""
-    return WORST[constants.get("loss", Config().loss)]
+def objective_of(sweep_config: Mapping[str, Any]) -> str:
+    """Name of the metric that a sweep minimises: its objective."""
+    return str((sweep_config.get("metric") or {}).get("name", OBJECTIVE))
+
+
+def worst_objective(objective: str, constants: Mapping[str, Any]) -> float:
+    """The worst value of a sweep's objective, which a run without any result reports.
+
+    Args:
+        objective: Name of the sweep's metric. Any metric can be minimised; one that is not in
+            OBJECTIVES has no worst value, so infinity is returned.
+        constants: The sweep's constant parameters. The loss among them limits `best_val_loss`.
+    """
+    loss = constants.get("loss", Config().loss)
+    return {"best_val_loss": WORST[loss], "best_val_error": 1.0}.get(objective, math.inf)
 
 
 def _feasible(values: Mapping[int, float], worst: float) -> dict[int, float]:
     """The values below `worst`; NaN is dropped too."""
     return {epoch: value for epoch, value in values.items() if value < worst}
+
+
+def _is_infeasible(values: Mapping[int, float], worst: float, running: bool) -> bool:
+    """See the attribute `infeasible`. False without values."""
+    if not values:
+        return False
+    last = values[max(values)]
+    return not math.isfinite(last) or (last >= worst and not running)

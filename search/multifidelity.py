@@ -46,7 +46,7 @@ class Multifidelity(Seeded):
     @cached_property
     def levels(self) -> list[int]:
         """Rungs in epochs; the last one is the full budget."""
-        return rungs(1, self.full)
+        return rungs(self.first, self.full)
 
     def forecast(self, histories: Sequence[RunHistory]) -> Forecast:
         """Predicted final values, from these runs and those of the earlier sweep."""

@@ -18,7 +18,7 @@ class Reader:
 
     Attributes:
         full: Budget in epochs of a trial whose parameters hold none.
-        worst: Objective from which on a run is infeasible.
+        worst: The worst value of the sweep's objective.
         asked_at: Trial number -> epoch at which the policy was last asked whether to stop the run.
             Kept here so that policies hold no state. It is lost in a restart; the runs in progress
             are then judged once more.
@@ -91,9 +91,9 @@ class PolicyPruner(optuna.pruners.BasePruner):
         return stop
 
 
-def make_study(policy: Policy) -> optuna.Study:
-    """An empty study, to be minimised, that proposes and stops runs by the policy."""
-    reader = Reader(policy.space.full_budget, worst_objective(policy.space.fixed))
+def make_study(policy: Policy, objective: str) -> optuna.Study:
+    """An empty study that minimises `objective`; the policy proposes and stops its runs."""
+    reader = Reader(policy.space.full_budget, worst_objective(objective, policy.space.fixed))
     return optuna.create_study(
         direction="minimize",
         sampler=PolicySampler(policy, reader),

@@ -64,6 +64,14 @@ class Seeded:
         """The full budget in epochs."""
         return self.space.full_budget
 
+    @property
+    def first(self) -> int:
+        """The smallest budget and first rung in epochs: one more than the sweep's warm-up.
+
+        During the warm-up, learning rates are still lower than those that the sweep compares.
+        """
+        return min(self.full, 1 + int(self.space.fixed.get("warmup_epochs", 0)))
+
     def random(self, number: int) -> np.random.Generator:
         """The random numbers of the run with this number."""
         return np.random.default_rng([self.seed, number])
@@ -115,7 +123,7 @@ class Hyperband(Seeded):
     def propose(self, number: int, histories: Sequence[RunHistory]) -> dict[str, Any]:
         """The next run of the oldest bracket that does not wait."""
         epochs, promoted = next_budget(
-            histories, self.space, brackets(self.full, equal_parts=self.EQUAL_PARTS)
+            histories, self.space, brackets(self.full, self.first, equal_parts=self.EQUAL_PARTS)
         )
         random = self.random(number)
         params = promoted or self.space.unused(

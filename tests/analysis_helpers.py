@@ -13,8 +13,15 @@ DAMAGED = ["", "{", "[]", "5", "null", "{}", '{"path": "x"}']
 """Texts that are no file of ours: no JSON, or JSON of another shape."""
 
 
-def rows(losses, start: float = 1000.0) -> list[dict]:
-    """A history with these validation losses, one row per second from `start`."""
+BY_ERROR = {"name": "best_val_error", "goal": "minimize"}
+"""The metric of a sweep that ranks by the other objective."""
+
+
+def rows(losses, start: float = 1000.0, errors=()) -> list[dict]:
+    """A history with these validation losses, one row per second from `start`.
+
+    With `errors`, one per loss, it has the rows of the other objective too, as train.py logs them.
+    """
     best, made = float("inf"), []
     for epoch, loss in enumerate(losses, 1):
         best = min(best, loss)
@@ -28,6 +35,8 @@ def rows(losses, start: float = 1000.0) -> list[dict]:
         }
         row |= {"mean_iou": 1 - loss, "val_mean_iou": 1 - loss, "val_accuracy": 1 - loss}
         made.append(row)
+    for i, error in enumerate(errors):
+        made[i] |= {"val_error": error, "best_val_error": min(errors[: i + 1])}
     return made
 
 
@@ -40,7 +49,8 @@ def run(
     **more,
 ) -> Run:
     """A run with a history. Keyword arguments that are not fields of Run become hyperparameters."""
-    history = more.pop("history", None) or rows(losses, more.pop("start", 1000.0))
+    start, errors = more.pop("start", 1000.0), more.pop("errors", ())
+    history = more.pop("history", None) or rows(losses, start, errors)
     tags = tuple(more.pop("tags", ()))
     config = (
         asdict(Config())

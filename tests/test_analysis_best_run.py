@@ -3,13 +3,15 @@
 import itertools
 import json
 import math
+from dataclasses import asdict
 
 import pytest
-from analysis_helpers import results, rows, run, sweep
+from analysis_helpers import BY_ERROR, results, rows, run, sweep
 from click.testing import CliRunner
 
 from analysis import best_run
-from segmentation.config import OBJECTIVE
+from analysis.runs import Run
+from segmentation.config import BASELINE, OBJECTIVE, Config
 from segmentation.errors import UserError
 
 
@@ -77,6 +79,8 @@ def test_a_lead_smaller_than_the_spread_of_repeats_is_a_warning(rival, doubtful)
 def test_repeats_of_the_best_configuration_do_not_count_as_the_next_one():
     repeats = [run(f"r{seed}", (0.1 + seed / 100,), seed=seed) for seed in range(3)]
     assert best_run.choose(sweep(*repeats)).lead.lead is None
+    kept = run("kept", (0.2,), best_by="error")  # the same training, other weights are kept
+    assert best_run.choose(sweep(*repeats, kept)).lead.lead is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +131,7 @@ def test_a_run_that_diverged_or_ran_out_of_memory_is_never_the_best():
     worst = run(
         "w", (0.5, 0.1), "diverged", history=[*rows((0.5, 0.1)), {"epoch": 3, OBJECTIVE: 1.67}]
     )
-    assert worst.objective == 1.67  # the value that was logged last, not the lowest
+    assert worst.value(OBJECTIVE) == 1.67  # the value that was logged last, not the lowest
 
 
 @pytest.mark.parametrize(
@@ -159,3 +163,63 @@ def test_runs_on_different_data_or_devices_are_a_warning(of_a, of_b, line):
     assert line in warning
     alike = best_run.choose(sweep(run("a", (0.4,), **of_a), run("b", (0.3,), **of_a))).warnings
     assert not [warning for warning in alike if "the runs of the sweep were trained" in warning]
+
+
+def test_a_sweep_by_error_ranks_by_error_although_the_losses_say_otherwise():
+    runs = (
+        run("a", (0.3, 0.2), errors=(0.8, 0.7), best_by="error"),
+        run(
+            "b", (0.6, 0.9), errors=(0.5, 0.6), best_by="error", loss="cross_entropy", batch_size=4
+        ),
+    )
+    base = run("base", (0.4, 0.5), errors=(0.65, 0.75), best_by="error")
+    choice = best_run.choose(sweep(*runs, others=(base,), metric=BY_ERROR))
+    assert (choice.objective, choice.best.id, choice.best.objective) == ("best_val_error", "b", 0.5)
+    assert "run-b (b): best_val_error 0.5000 at epoch 1" in choice.statement
+    # the error compares runs whose losses differ; "a" is a baseline of the sweep itself
+    assert choice.baseline.id == "a" and choice.gain == pytest.approx(0.2)
+    assert "best_val_error 0.7000; gain +0.2000" in " ".join(map(str, best_run.notes(choice)))
+    assert not [warning for warning in choice.warnings if "weights" in warning]
+    by_loss = best_run.choose(sweep(*runs, others=(base,)))
+    assert (by_loss.best.id, by_loss.best.objective) == ("a", 0.2)
+
+
+def test_a_baseline_that_lacks_the_objective_is_named_and_not_compared():
+    best = run("best", (0.3,), errors=(0.5,), batch_size=4, best_by="error")
+    old = run("old", (0.4,))
+    choice = best_run.choose(sweep(best, others=(old,), metric=BY_ERROR))
+    assert choice.baseline is None
+    assert "the baseline run-old (old) is not compared: it logs no finite best_val_error" in (
+        choice.warnings
+    )
+    assert "with the same data," in choice.warnings[-1]
+    assert best_run.choose(sweep(best, others=(old,))).baseline.id == "old"
+
+
+def test_weights_of_another_epoch_than_the_objectives_are_a_warning():
+    """The weights are those of the lowest loss, epoch 2; the error is lowest at epoch 1."""
+    values = {"losses": (0.5, 0.3), "errors": (0.4, 0.6)}
+    by_loss, by_error = run("l", **values), run("e", **values, best_by="error")
+    choice = best_run.choose(sweep(by_loss, metric=BY_ERROR))
+    assert choice.best.best_epoch == 2 and "at epoch 1" in choice.statement
+    (warning,) = [line for line in choice.warnings if "weights" in line]
+    for words in ("epoch 2", "its val_loss", "best_val_error", "epoch 1", "best_by=error"):
+        assert words in warning
+    for alike in (sweep(by_loss), sweep(by_error, metric=BY_ERROR)):
+        assert not [line for line in best_run.choose(alike).warnings if "weights" in line]
+    (warning,) = [line for line in best_run.choose(sweep(by_error)).warnings if "weights" in line]
+    assert "its val_error" in warning and "best_by=loss" in warning
+
+
+def test_an_older_run_shows_only_the_hyperparameters_that_it_stored():
+    """It is compared with newer runs by the defaults of those that it lacks."""
+    new = run("new", (0.2,), batch_size=4)
+    old = Run.from_json(asdict(run("old", (0.3,))) | {"config": dict(BASELINE)})
+    assert list(best_run.choose(sweep(old)).best.config) == [
+        name for name in asdict(Config()) if name in BASELINE
+    ]
+    assert old.configuration_key() == run("same", (0.3,)).configuration_key()
+    choice = best_run.choose(
+        sweep(new, Run.from_json(asdict(old) | {"config": new.config | BASELINE}))
+    )
+    assert choice.baseline.config.keys() == choice.best.config.keys()

@@ -1,10 +1,11 @@
 """confirm.py: the interval of the gain, and its sentence."""
 
 import pytest
-from analysis_helpers import results, run, sweep
+from analysis_helpers import BY_ERROR, results, run, sweep
 from scipy import stats
 
 from analysis import confirm
+from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 
@@ -13,7 +14,7 @@ def test_the_interval_of_the_gain_is_that_of_students_paired_t_test(random):
     gain, witness = confirm.compare(best, baseline), stats.ttest_rel(baseline, best)
     low, high = witness.confidence_interval(0.95)
     assert (gain.mean - gain.margin, gain.mean + gain.margin) == pytest.approx((low, high))
-    assert (witness.pvalue < 0.05) == ("beat" in gain.statement)
+    assert (witness.pvalue < 0.05) == ("beat" in gain.statement(OBJECTIVE))
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,19 @@ def test_one_pair_of_runs_is_too_few(tmp_path):
     made = results(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
     with pytest.raises(UserError, match="two pairs are the fewest"):
         confirm.make(made, sweep(run("b", (0.1,), batch_size=4), run("p", (0.2,))))
+
+
+def test_a_confirmation_compares_the_objective_of_the_search(tmp_path):
+    """The losses say that the baseline is better, the errors that the search is."""
+    values = {"losses": (0.5,), "epochs": 9, "best_by": "error"}
+    winner = run("w", (0.5,), errors=(0.3,), batch_size=4, best_by="error")
+    best = [run(f"b{s}", **values, errors=(0.30 + s / 100,), batch_size=4, seed=s) for s in (1, 2)]
+    base = [run(f"p{s}", (0.1,), errors=(0.50 + s / 90,), epochs=9, seed=s) for s in (1, 2)]
+    made = results(sweep(winner, metric=BY_ERROR), tmp_path)
+    section = confirm.make(made, sweep(*best, *base))
+    assert "The search beat the baseline by" in section.notes[0].text
+    assert "of best_val_error" in section.notes[0].text
+    assert section.tables[0].caption.startswith("best_val_error of")
+    old = [run(f"p{s}", (0.1,), epochs=9, seed=s) for s in (1, 2)]
+    with pytest.raises(UserError, match=r"0 of the baseline .* with a finite best_val_error"):
+        confirm.make(made, sweep(*best, *old))

@@ -2,16 +2,18 @@
 
 import csv
 import math
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from analysis_helpers import results, run, sweep
+from analysis_helpers import BY_ERROR, results, run, sweep
 from click.testing import CliRunner
 from sweeps.hyperband_stopping import hyperband_stop_runs
 from sweeps.run import RunState, SweepRun
 
-from analysis import curves, importance, scales, style
+from analysis import curves, importance, publish, scales, style
 from analysis import sweep as search
+from segmentation.config import OBJECTIVE
 from segmentation.errors import UserError
 
 
@@ -80,7 +82,7 @@ def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
 
 
 def test_progress_is_the_minimum_over_rows_in_time(searched):
-    epochs, lowest = search.progress(sweep(*searched))
+    epochs, lowest = search.progress(sweep(*searched), OBJECTIVE)
     rows = sorted(
         (row["_timestamp"], i, row["best_val_loss"])
         for i, each in enumerate(searched)
@@ -128,6 +130,44 @@ def test_a_search_has_five_figures_and_other_sweeps_share_the_axes_of_its_progre
     assert labels == {"city search: bayes, 14 runs", "city search: random, 1 runs"}
     assert any("not finite" in note.text for note in section.notes)
     assert any("no rows" in note.text for note in section.notes)
+
+
+def test_figures_and_tables_of_a_search_by_error_show_the_error(tmp_path, monkeypatch):
+    """Errors rise where losses fall, so a figure of the losses would differ."""
+    figures = {}
+    monkeypatch.setattr(
+        style, "save", lambda figure, file: figures.setdefault(file, figure) and file
+    )
+    runs = [
+        run(f"r{i}", (0.5, 0.5 - i / 50), errors=(0.8, 0.3 + i / 50), learning_rate=0.001 * (1 + i))
+        for i in range(12)
+    ]
+    made = results(sweep(*runs, metric=BY_ERROR), tmp_path)
+    section = search.make(made)
+    assert section.notes == []
+    drawn = {file.stem: figure for file, figure in figures.items()}
+    labels = {name: figure.axes[0].get_ylabel() for name, figure in drawn.items()}
+    assert labels["sweep_progress"] == "lowest validation error so far"
+    assert labels["sweep_curves"] == "validation error (lower is better)"
+    assert labels["sweep_parameters"] == "lowest validation error"
+    texts = [text.get_text() for text in drawn["sweep_parallel"].axes[0].texts]
+    assert "lowest validation error" in texts
+    ends = [line.get_ydata()[-1] for line in drawn["sweep_curves"].axes[0].lines]
+    assert set(ends) == {run.value("best_val_error") for run in runs}
+    assert any(p.caption.startswith("Validation error of every run") for p in section.pictures)
+    tables = {table.file.name: table for table in section.tables}
+    assert tables["sweep_progress"].header[-1] == "best_val_error"
+    assert tables["sweep_progress"].rows[-1][-1] == 0.3
+    assert [row[0] for row in tables["sweep_runs"].rows] == [f"run-r{i}" for i in range(12)]
+
+
+def test_the_published_panels_show_the_objective_of_the_sweep(tmp_path):
+    made = results(sweep(run("a", (0.5,), errors=(0.4,)), metric=BY_ERROR), tmp_path)
+    reports = MagicMock()
+    publish.PANELS["The search"](reports, made)
+    assert {call.args for call in reports.SummaryMetric.call_args_list} == {("best_val_error",)}
+    (importance_panel,) = reports.ParameterImportancePlot.call_args_list
+    assert importance_panel.kwargs["with_respect_to"] == "best_val_error"
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.5], [0.2, 0.5, 1.6], [0.4]])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_helpers import SWEEP, results, run, sweep
+from analysis_helpers import BY_ERROR, SWEEP, results, run, sweep
 from click.testing import CliRunner
 from project_helpers import run_module
 from sklearn import metrics as witness
@@ -315,6 +315,21 @@ def test_a_sweep_without_a_best_run_has_a_page(runs, tmp_path, tiny_set):
     assert "names no best run: no run of" in said
     assert page.count("<h2>") == 9
     assert "Traceback" not in said
+
+
+def test_the_page_of_a_search_by_error_names_the_error(tmp_path, tiny_set):
+    runs = (
+        run("a", (0.3,), errors=(0.7,), batch_size=4, best_by="error"),
+        run("b", (0.6,), errors=(0.5,), batch_size=8, best_by="error"),
+    )
+    base = run("base", (0.2,), errors=(0.6,), best_by="error")
+    found = results(sweep(*runs, others=(base,), metric=BY_ERROR), tmp_path / "r")
+    _, page = make_report(found.folder, tiny_set)
+    shown = re.findall(r"<div><b>(.*?)</b><span>(.*?)</span></div>", page)
+    numbers = {label: value for value, label in shown}
+    assert numbers["lowest validation error, best run"] == "0.5000"
+    assert numbers["lowest validation error, baseline"] == "0.6000"
+    assert "best_val_error is 1 - mean IoU" in page and "validation loss" not in page
 
 
 @pytest.mark.skipif(

@@ -1,7 +1,7 @@
 """runs.py: outcomes, values, and problems in the data of a run."""
 
 import pytest
-from analysis_helpers import rows, run
+from analysis_helpers import rows, run, sweep
 
 from analysis.runs import Run
 from segmentation.config import OBJECTIVE
@@ -33,22 +33,22 @@ def test_missing_and_not_finite_values_are_reported():
         ],
     )
     foreign = run("f", history=[{"_step": 0, "train/accuracy": 0.5}])
-    assert nan.objective == 0.3
+    assert nan.value(OBJECTIVE) == 0.3
     assert list(nan.series("val_loss")[0]) == [2]
-    assert "1 of 2 rows" in next(nan.data_problems())
-    assert "train.py did not make it" in next(foreign.data_problems())
-    assert "no rows" in next(run("e").data_problems())
-    assert not list(run("g", (0.3,)).data_problems())
+    assert "1 of 2 rows" in next(nan.data_problems(OBJECTIVE))
+    assert "train.py did not make it" in next(foreign.data_problems(OBJECTIVE))
+    assert "no rows" in next(run("e").data_problems(OBJECTIVE))
+    assert not list(run("g", (0.3,)).data_problems(OBJECTIVE))
 
 
 def test_a_history_of_two_trainings_is_reported():
     """The best loss rises, or is below every validation loss so far."""
     one = rows((0.5, 0.4, 0.6, 0.45))
-    assert not list(run("one", history=one).data_problems())
+    assert not list(run("one", history=one).data_problems(OBJECTIVE))
     rises = [*one[:2], one[2] | {OBJECTIVE: 0.6}, one[3] | {OBJECTIVE: 0.45}]
     unseen = [*one[:2], one[2] | {OBJECTIVE: 0.3}, one[3] | {OBJECTIVE: 0.3}]
     for name, history in (("rises", rises), ("unseen", unseen)):
-        (line,) = run(name, history=history).data_problems()
+        (line,) = run(name, history=history).data_problems(OBJECTIVE)
         assert (
             f"run run-{name} ({name}): from epoch 3 on, {OBJECTIVE}" in line
             and "two trainings" in line
@@ -57,7 +57,7 @@ def test_a_history_of_two_trainings_is_reported():
 
 def test_the_worst_value_of_a_diverged_run_is_not_a_second_training():
     history = [{"_step": 1, "epoch": 1, OBJECTIVE: 1.67}]
-    assert not list(run("d", status="diverged", history=history).data_problems())
+    assert not list(run("d", status="diverged", history=history).data_problems(OBJECTIVE))
 
 
 def test_activation_null_and_linear_are_one_configuration():
@@ -66,3 +66,34 @@ def test_activation_null_and_linear_are_one_configuration():
         for value in ("linear", None)
     )
     assert named.configuration_key() == null.configuration_key()
+
+
+def test_two_trainings_are_found_in_the_errors_too():
+    history = rows((0.5, 0.4, 0.6), errors=(0.7, 0.6, 0.65))
+    history[2]["best_val_error"] = 0.65  # the lowest error was 0.6
+    assert run("e", history=history).second_training_start("best_val_error") == 3
+    assert run("e", history=history).second_training_start(OBJECTIVE) is None
+
+
+def test_a_run_without_the_objective_is_reported():
+    (line,) = run("old", (0.5,)).data_problems("best_val_error")
+    assert "logs no best_val_error" in line and "older version" in line
+
+
+def test_a_metric_that_is_no_objective_leaves_the_default():
+    names = {"best_val_error": "best_val_error", "best_val_loss": "best_val_loss"}
+    for metric, objective in (names | {"val_loss": OBJECTIVE}).items():
+        assert sweep(metric={"name": metric}).objective == objective
+    assert sweep(metric=None).objective == OBJECTIVE
+
+
+def test_losses_of_two_definitions_cannot_be_compared_but_their_errors_can():
+    plain = run("a", (0.5,))
+    for other in (
+        run("b", (0.5,), loss="cross_entropy"),
+        run("c", (0.5,), label_smoothing=0.1),
+        run("d", (0.5,), unlabeled="ignore"),
+    ):
+        assert not plain.same_task(other, OBJECTIVE)
+        assert plain.same_task(other, "best_val_error")
+    assert not plain.same_task(run("e", (0.5,), checksum="other"), "best_val_error")

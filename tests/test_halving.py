@@ -26,6 +26,13 @@ def test_brackets_are_those_of_the_paper():
     assert equal[:1] + equal[2:] == brackets(27)[:1] + brackets(27)[2:]
 
 
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 5, 40])
+def test_no_budget_of_a_bracket_is_below_the_first(first):
+    budgets = [[stage.epochs for stage in stages] for stages in brackets(40, first)]
+    assert min(map(min, budgets)) >= first
+    assert all(stages[-1] == 40 for stages in budgets)
+
+
 def test_rungs_grow_by_eta_and_end_at_the_full_budget():
     assert rungs(1, 27) == [1, 3, 9, 27] and rungs(3, 27) == [3, 9, 27] and rungs(3, 2) == [2]
 

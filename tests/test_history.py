@@ -4,11 +4,11 @@ import math
 
 import pytest
 from optuna.distributions import IntDistribution
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 from search_helpers import DISTRIBUTIONS
 
-from search.history import RunHistory, worst_objective
-from segmentation.config import WORST
+from search.history import RunHistory, objective_of, worst_objective
+from segmentation.config import OBJECTIVE, WORST
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,32 @@ def test_a_trial_with_the_worst_value_or_nan_is_infeasible(values, infeasible):
 
 
 def test_the_worst_objective_is_that_of_the_sweeps_loss():
-    assert worst_objective({"loss": "cross_entropy"}) == WORST["cross_entropy"]
-    assert worst_objective({}) == WORST["dice_focal"]
+    assert worst_objective(OBJECTIVE, {"loss": "cross_entropy"}) == WORST["cross_entropy"]
+    assert worst_objective(OBJECTIVE, {}) == WORST["dice_focal"]
+
+
+def test_the_worst_error_is_1_whatever_the_loss_and_other_metrics_have_no_worst_value():
+    for constants in ({}, {"loss": "cross_entropy"}):
+        assert worst_objective("best_val_error", constants) == 1
+        assert worst_objective("seconds", constants) == math.inf
+
+
+def test_a_running_run_may_have_the_worst_error_for_some_epochs():
+    """It predicts no class right yet. A run that ended like this reached nothing."""
+
+    def history(values, state):
+        value = 0.5 if state == TrialState.COMPLETE else None
+        trial = create_trial(intermediate_values=values, state=state, value=value)
+        return RunHistory.from_trial(trial, 27, 1.0)
+
+    start = history({1: 1.0}, TrialState.RUNNING)
+    assert (start.infeasible, start.epoch) == (False, 0)
+    assert history({1: 1.0}, TrialState.COMPLETE).infeasible
+    recovered = history({1: 1.0, 2: 0.8}, TrialState.COMPLETE)
+    assert not recovered.infeasible and recovered.value(2) == 0.8
+    assert history({1: math.nan}, TrialState.RUNNING).infeasible
+
+
+def test_the_objective_of_a_sweep_is_its_metric():
+    assert objective_of({"metric": {"name": "best_val_error"}}) == "best_val_error"
+    assert objective_of({}) == objective_of({"metric": None}) == OBJECTIVE

@@ -8,13 +8,14 @@ from search_helpers import SPACE, curve
 
 from search.multifidelity import Multifidelity
 from search.optuna_bridge import make_study, search_space
+from segmentation.config import OBJECTIVE
 
 MODULES = sorted(path.stem for path in (ROOT / "search").glob("*.py"))
 
 
 def test_the_study_asks_about_a_run_once_per_rung():
     """The second question at an epoch is answered by no, as the policy was asked there before."""
-    study = make_study(Multifidelity(SPACE, 0))
+    study = make_study(Multifidelity(SPACE, 0), OBJECTIVE)
     for _ in range(8):
         trial = study.ask()
         params = search_space(trial)

@@ -2,14 +2,16 @@
 
 import itertools
 import re
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from sweeps import schema_violations_from_proposed_config
 
 import studies
-from segmentation.config import BASELINE, OBJECTIVE, Config
+from segmentation.config import BASELINE, BEST_BY, OBJECTIVES, Config, settle
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "sweeps").glob("*.yaml"))
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -41,11 +43,12 @@ class TestSweep:
         assert schema_violations_from_proposed_config(load(path)) == []
 
     def test_every_value_builds_a_config(self, path):
-        for name, parameter in load(path)["parameters"].items():
-            if name == studies.OPTIONS:
-                continue  # options of the search; no run receives them
+        parameters = load(path)["parameters"]
+        parameters.pop(studies.OPTIONS, None)  # options of the search; no run receives them
+        first = {name: values_of(parameter)[0] for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
             for value in values_of(parameter):
-                config = Config.from_mapping({name: value})
+                config = Config.from_mapping(first | {name: value})
                 assert name == "configuration" or getattr(config, name) == (
                     "linear" if value is None else value
                 )
@@ -53,10 +56,16 @@ class TestSweep:
     def test_no_number_is_written_as_text(self, path):
         assert [text for text in strings(load(path)) if NUMBER.fullmatch(text)] == []
 
-    def test_it_minimises_the_objective(self, path):
-        assert (
-            load(path)["metric"]["name"] == OBJECTIVE and load(path)["metric"]["goal"] == "minimize"
-        )
+    def test_it_minimises_the_objective_that_chooses_the_weights(self, path):
+        sweep = load(path)
+        metric, best_by = sweep["metric"], sweep["parameters"].get("best_by", {})
+        assert metric["goal"] == "minimize" and metric["name"] in OBJECTIVES
+        assert OBJECTIVES[metric["name"]] == BEST_BY[best_by.get("value", Config().best_by)]
+
+    def test_runs_with_different_losses_are_ranked_by_error(self, path):
+        sweep = load(path)
+        if len(values_of(sweep["parameters"].get("loss", {"value": None}))) > 1:
+            assert sweep["metric"]["name"] == "best_val_error"
 
     def test_hyperband_compares_runs_before_the_last_epoch_only(self, path):
         """At full budget nothing is left to save; a run stopped there would count as stopped."""
@@ -98,6 +107,31 @@ class TestSweep:
         scheduler = "wandb sweep-scheduler --batch-size AGENTS ENTITY/PROJECT/SWEEP_ID"
         # Without --batch-size the scheduler queues 10 runs before the first one has ended.
         assert ("scheduler" in load(path)) == (scheduler in head)
+
+
+@pytest.mark.parametrize("search", ["tpe", "tpe_halving", "hyperband", "bohb", "multifidelity"])
+@pytest.mark.parametrize("name", ["multifidelity", "recipe"])
+def test_every_search_proposes_runs_that_train_py_accepts(search, name):
+    config = load(FILES[0].with_name(f"{name}.yaml"))
+    study = getattr(studies, search)(SimpleNamespace(config=config))
+    for _ in range(8):
+        trial = study.ask()
+        params = dict(studies.search_space(trial))
+        settled = settle(params, 64)
+        assert params.items() <= asdict(settled).items()
+        for epoch in (1, 2, 3)[: settled.epochs]:
+            trial.report(1 / epoch, epoch)
+            trial.should_prune()
+        study.tell(trial, 1 / 3)
+
+
+def test_the_recipe_is_judged_by_error_and_first_after_its_warm_up():
+    config = load(FILES[0].with_name("recipe.yaml"))
+    sampler = studies.multifidelity(SimpleNamespace(config=config)).sampler
+    assert sampler.reader.worst == 1
+    assert sampler.policy.levels == [3, 9, 27, 40]
+    parameters = config["parameters"]
+    assert parameters["warmup_epochs"]["value"] < sampler.policy.levels[0]
 
 
 def test_the_pattern_finds_text_that_looks_like_a_number():
