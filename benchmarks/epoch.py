@@ -2,10 +2,12 @@
 
     python -m benchmarks.epoch data/prepared [--batch-size 16] [--steps 40] [--repeats 5]
 
-Three kinds of epochs take turns, so that a machine that becomes slower slows all three:
+The set needs mosaics: prepare it with --mosaics. Four kinds of epochs take turns, so that a machine
+that becomes slower slows all four:
 
     bare        the train step repeated on one batch that is already a tensor: the lower bound
-    ours        as many steps through `Patches` and its threads, with augmentation
+    patches     as many steps through `Patches` and its threads, with augmentation
+    windows     the same through `Windows`, with everything on that changes a window (WINDOWS)
     published   the notebooks' set-up: images and one-hot masks in memory as float32, float32
                 arithmetic, no threads
 """
@@ -13,6 +15,7 @@ Three kinds of epochs take turns, so that a machine that becomes slower slows al
 import os
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -26,19 +29,22 @@ from segmentation.config import Config
 from segmentation.labels import NUM_CLASSES
 from segmentation.prepared import PreparedSet
 
+WINDOWS = {"scale_jitter": 0.5, "photometric": 0.2, "cutmix": 0.5, "class_sampling": 0.5}
+"""Hyperparameters of the windows, besides --augment."""
 
-class Steps(datasets.Patches):
-    """The first `steps` batches of the training split. A small set is repeated."""
 
-    def __init__(self, *arguments: Any, steps: int, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.steps = steps
+class Steps(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no annotations
+    """The first `steps` full batches of `data`. A small set is repeated."""
+
+    def __init__(self, data: datasets.Batches, steps: int) -> None:
+        super().__init__(workers=data.workers, max_queue_size=data.max_queue_size)
+        self.data, self.steps = data, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, batch: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return super().__getitem__(batch % (len(self.indices) // self.batch_size))
+        return self.data[batch % (self.data.examples // self.data.batch_size)]
 
 
 class Clock(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
@@ -99,9 +105,13 @@ def main(
     size = prepared.patch_size
     device, precision = models.set_precision(precision)
     keras.utils.set_random_seed(0)
-    ours = models.compiled(Config(batch_size=batch_size), size)
-    data = Steps(prepared, "train", batch_size, shuffle_seed=0, augment=augment, steps=steps)
-    images, masks = map(tf.constant, data[0])
+    fixed = Config.from_mapping({"batch_size": batch_size, "augment": augment})
+    ours = models.compiled(fixed, size)
+    patches, windows = (
+        Steps(datasets.training(prepared, config, first_epoch=0), steps)
+        for config in (fixed, replace(fixed, window=size, **WINDOWS))
+    )
+    images, masks = map(tf.constant, patches[0])
     bare = tf.data.Dataset.from_tensors((images, masks)).repeat(steps)
 
     published = published_model(size)
@@ -112,19 +122,19 @@ def main(
     ][..., :NUM_CLASSES]
     in_memory = floats.nbytes + one_hot.nbytes
 
-    seconds: dict[str, list[float]] = {"bare": [], "ours": [], "published": []}
     arrays = (
         tf.data.Dataset.from_tensor_slices((floats, one_hot)).repeat().batch(batch_size).take(steps)
     )
-    for repeat in range(repeats + 1):
-        times = {
-            "bare": timed(ours, bare),
-            "ours": timed(ours, data),
-            "published": timed(published, arrays),
-        }
-        if repeat:  # the first compiles
-            for name, value in times.items():
-                seconds[name].append(value)
+    kinds = {
+        "bare": (ours, bare),
+        "patches": (ours, patches),
+        "windows": (ours, windows),
+        "published": (published, arrays),
+    }
+    for model, data in kinds.values():
+        timed(model, data)  # compiles
+    rounds = [{name: timed(*kind) for name, kind in kinds.items()} for _ in range(repeats)]
+    seconds = {name: [times[name] for times in rounds] for name in kinds}
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(
@@ -133,11 +143,12 @@ def main(
     )
     for name, values in seconds.items():
         print(f"{name:10} {medians[name]:7.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    pairs = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True))
-    print(f"ours / bare       {pairs:.3f}   (target: at most 1.05)")
-    print(f"published / ours  {medians['published'] / medians['ours']:.2f}")
+    for name in ("patches", "windows"):
+        ratio = statistics.median(times[name] / times["bare"] for times in rounds)
+        print(f"{name} / bare          {ratio:.3f}   (target: at most 1.05)")
+    print(f"published / patches     {medians['published'] / medians['patches']:.2f}")
     print(
-        f"memory per patch  ours {4 * size**2 / 1024:.0f} KiB mapped, "
+        f"memory per patch        ours {4 * size**2 / 1024:.0f} KiB mapped, "
         f"published {in_memory / len(chosen) / 1024:.0f} KiB in memory"
     )
 

@@ -19,6 +19,7 @@ ORDER = {
     "segmentation": [
         *("errors", "ending", "tensorflow_log", "tiling", "augmentation", "config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
+        "windows",
         *(
             "city",
             "synthetic",
