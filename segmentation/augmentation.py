@@ -68,7 +68,7 @@ def paste(target: Pair, source: Pair, random: np.random.Generator) -> None:
     square lies wholly inside the image, so that it keeps this share.
     """
     size = len(target[1])
-    side = round(size * random.uniform(0, LARGEST_PASTE) ** 0.5)
+    side = int(size * random.uniform(0, LARGEST_PASTE) ** 0.5)
     top, left = random.integers(size - side + 1, size=2)
     square = slice(top, top + side), slice(left, left + side)
     for new, old in zip(source, target, strict=True):
