@@ -13,7 +13,7 @@ import click
 
 from segmentation import tensorflow_log
 from segmentation.checkpoint import Checkpoint
-from segmentation.config import OBJECTIVE, STATUSES, Config, settle
+from segmentation.config import OBJECTIVES, STATUSES, Config, settle
 from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
@@ -142,19 +142,16 @@ def train(
         resumed_with = checkpoint.precision if config.precision == "auto" else None
         device, precision = models.set_precision(resumed_with or config.precision)
 
-    checkpoint.identify(
-        {name: value for name, value in asdict(config).items() if name != "epochs"}
-        | {"data": prepared.manifest["checksum"], "precision": precision}
-    )
+    checkpoint.identify(_identity(config, prepared, precision))
     tracking.log_environment(wandb_run, device, precision)
     tracking.log_rows(wandb_run, checkpoint.rows)
 
-    size = prepared.patch_size
-    model = checkpoint.load() if checkpoint.epoch else models.compiled(config, size)
-    train_data = datasets.Patches(
-        prepared, "train", config.batch_size, config.seed, config.augment, checkpoint.epoch
-    )
-    val_data = datasets.Patches(prepared, "val", config.val_batch_size)
+    train_data = datasets.training(prepared, config, checkpoint.epoch)
+    val_data = None
+    if prepared.has("val"):
+        val_data = datasets.Patches(prepared, "val", config.val_batch_size)
+    model = checkpoint.load() if checkpoint.epoch else None
+    model = model or models.compiled(config, prepared.patch_size, len(train_data))
     print(description(device, precision, model.count_params(), prepared), flush=True)
     if account.is_logged_out():
         print(
@@ -166,34 +163,41 @@ def train(
         with out_of_memory_caught():
             model.fit(
                 train_data,
-                validation_data=val_data,
                 initial_epoch=checkpoint.epoch,
                 epochs=config.epochs,
                 callbacks=[
-                    keras.callbacks.LambdaCallback(
-                        on_train_batch_end=signals.check, on_test_batch_end=signals.check
-                    ),
+                    keras.callbacks.LambdaCallback(on_train_batch_end=signals.check),
                     callbacks.Reseed(config.seed),
                     callbacks.Progress(config.epochs, len(train_data)),
                     callbacks.EpochLogger(
                         checkpoint,
                         config,
-                        len(train_data.indices),
+                        val_data,
+                        train_data.images_per_epoch,
+                        check=signals.check,
                         log=lambda row: tracking.log_rows(wandb_run, [row]),
                     ),
                     keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: upload.if_due()),
                 ],
-                shuffle=False,  # `Patches` shuffles, by seed and epoch
+                shuffle=False,  # the training data shuffles itself, by seed and epoch
                 verbose=0,
             )
     except RunEnded as ended:
-        if ended.status in ("diverged", "oom") and not checkpoint.epoch:
-            # the run reached no value; see OBJECTIVE
-            worst = losses.LOSSES[config.loss].worst
-            tracking.log_rows(wandb_run, [{"epoch": 1, OBJECTIVE: worst}])
+        if ended.status in ("diverged", "oom") and not checkpoint.epoch and val_data is not None:
+            # the run reached no value; see OBJECTIVES
+            worst = dict(zip(OBJECTIVES, (losses.LOSSES[config.loss].worst, 1.0), strict=True))
+            tracking.log_rows(wandb_run, [{"epoch": 1, **worst}])
         raise
-    evaluation.log_best_weights(wandb_run, checkpoint, prepared, val_data)
+    evaluation.log_best_weights(wandb_run, config, checkpoint, prepared, val_data)
     return "finished"
+
+
+def _identity(config: Config, prepared: PreparedSet, precision: str) -> dict[str, Any]:
+    """What all epochs of a run have in common. See `Checkpoint.identify`."""
+    values = asdict(config) | {"data": prepared.manifest["checksum"], "precision": precision}
+    if config.schedule == "constant":  # more epochs continue the same training
+        del values["epochs"]
+    return values
 
 
 def description(device: str, precision: str, parameters: int, prepared: PreparedSet) -> str:

@@ -1,4 +1,4 @@
-"""Keras callbacks: one row and one checkpoint per epoch, a progress bar, reproducible dropout."""
+"""Keras callbacks: validation, one row and one checkpoint per epoch, progress, dropout's seeds."""
 
 import math
 import time
@@ -10,25 +10,30 @@ import numpy as np
 from tqdm import tqdm
 
 from segmentation.checkpoint import Checkpoint, Row
-from segmentation.config import OBJECTIVE, Config
+from segmentation.config import BEST_BY, OBJECTIVES, Config
+from segmentation.datasets import Patches
 from segmentation.ending import RunEnded
 from segmentation.metrics import summarize
+from segmentation.optimizers import averaged_weights
 
 Logs = dict[str, Any]
-"""What Keras measured: `loss` and the results of `SplitSums`, those of validation with `val_`."""
+"""What Keras measured on one split: `loss` and the results of `SplitSums`."""
 
 
 class EpochLogger(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
-    """Makes the row of each epoch, saves the checkpoint, logs the row, and prints it as one line.
+    """Validates after each epoch, saves the checkpoint, logs the epoch's row, and prints a line.
 
-    The checkpoint is saved before the row is logged, so every logged epoch can be resumed.
+    Averaged weights are validated and saved as the best ones, if the optimizer keeps averages. The
+    checkpoint is saved before the row is logged, so every logged epoch can be resumed.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         config: Config,
+        val_data: Patches | None,
         patches: int,
+        check: Callable[..., None],
         log: Callable[[Row], None],
     ) -> None:
         """Starts after the last epoch of `checkpoint`.
@@ -36,45 +41,59 @@ class EpochLogger(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         Args:
             checkpoint: Where rows and weights are saved.
             config: The run's hyperparameters.
+            val_data: The validation split. Without one, the last weights count as the best.
             patches: Number of training patches, for the speed in images per second.
+            check: Called after each batch of the validation; it may raise RunEnded.
             log: Called with the row of each epoch.
         """
         super().__init__()
-        self.checkpoint, self.config, self.patches, self.log = checkpoint, config, patches, log
-        self.best = min((row["val_loss"] for row in checkpoint.rows), default=math.inf)
+        self.checkpoint, self.config, self.val_data, self.log = checkpoint, config, val_data, log
+        self.patches = patches
+        self.val_callbacks = [keras.callbacks.LambdaCallback(on_test_batch_end=check)]
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.started = time.perf_counter()
 
-    def on_test_begin(self, logs: Logs | None = None) -> None:
-        self.train_seconds = time.perf_counter() - self.started
-
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Raises RunEnded if a loss is not finite. Such an epoch is neither saved nor logged."""
-        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
+        train_seconds = time.perf_counter() - self.started
+        row = {"epoch": epoch + 1, "loss": logs["loss"]} | _scores(logs, "")
+        if self.val_data is not None:
+            row |= self._validate(self.val_data)
+        if not (math.isfinite(row["loss"]) and math.isfinite(row.get("val_loss", 0.0))):
             raise RunEnded("diverged", f"the loss of epoch {epoch + 1} is not finite")
-        improved, self.best = logs["val_loss"] < self.best, min(self.best, logs["val_loss"])
-        row = {
-            "epoch": epoch + 1,
-            "loss": logs["loss"],
-            "val_loss": logs["val_loss"],
-            OBJECTIVE: self.best,
-        }
-        row |= _scores(logs, "") | _scores(logs, "val_")
+        for objective, name in OBJECTIVES.items():
+            if name in row:
+                row[objective] = min(row[name], self.checkpoint.lowest(name))
         row |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": time.perf_counter() - self.started,
-            "images_per_second": self.patches / self.train_seconds,
+            "images_per_second": self.patches / train_seconds,
         }
-        keep = epoch + 1 == self.config.keep_epoch
-        self.checkpoint.save(self.model, row, improved, keep)
+        judged_by = BEST_BY[self.config.best_by]
+        best = judged_by not in row or row[judged_by] < self.checkpoint.lowest(judged_by)
+        self.checkpoint.save(self.model, row, best, epoch + 1 == self.config.keep_epoch)
         self.log(row)
-        print(
-            f"epoch {epoch + 1:>3}/{self.config.epochs}  loss {row['loss']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.3f}  "
-            f"val mean IoU {row['val_mean_iou']:.3f}  {row['seconds']:.1f} s",
-            flush=True,
-        )
+        print(self._line(row), flush=True)
+
+    def _validate(self, val_data: Patches) -> Row:
+        """The validation part of an epoch's row."""
+        with averaged_weights(self.model):
+            logs = self.model.evaluate(
+                val_data, callbacks=self.val_callbacks, return_dict=True, verbose=0
+            )
+        scores = _scores(logs, "val_")
+        error = 1 - scores.get("val_mean_iou_labeled", 0.0)  # no real class: as bad as can be
+        return {"val_loss": logs["loss"], "val_error": error} | scores
+
+    def _line(self, row: Row) -> str:
+        """The epoch for the terminal."""
+        words = [f"epoch {row['epoch']:>3}/{self.config.epochs}  loss {row['loss']:.4f}"]
+        if "val_loss" in row:
+            words.append(f"val_loss {row['val_loss']:.4f}")
+            words.append(f"val accuracy {row['val_accuracy']:.3f}")
+            words.append(f"val mean IoU {row['val_mean_iou']:.3f}")
+        return "  ".join([*words, f"{row['seconds']:.1f} s"])
 
 
 class Reseed(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
@@ -133,8 +152,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
 
 
 def _scores(logs: Logs, prefix: str) -> dict[str, float]:
-    """The scores of one split, with `prefix` before each name."""
-    counts = (logs[prefix + name] for name in ("confusion", "confident_hits", "confident"))
+    """The scores of the split that `logs` measured, with `prefix` before each name."""
+    counts = (logs[name] for name in ("confusion", "confident_hits", "confident"))
     return {prefix + name: value for name, value in summarize(*counts).items()}
 
 

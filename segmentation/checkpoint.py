@@ -7,6 +7,7 @@ from its last finished epoch.
 
 import fcntl
 import json
+import math
 import os
 import re
 import zipfile
@@ -98,8 +99,13 @@ class Checkpoint:
 
     @property
     def best_row(self) -> Row:
-        """The row with the lowest validation loss. Its weights are the `best` file."""
-        return min(self.rows, key=lambda row: row["val_loss"])
+        """The row of the epoch whose weights are the `best` file."""
+        epoch = int(self.files["best"].removesuffix(".keras").removeprefix("best-"))
+        return self.rows[epoch - 1]
+
+    def lowest(self, name: str) -> float:
+        """The lowest value `name` of all finished epochs; infinite without one."""
+        return min((row[name] for row in self.rows if name in row), default=math.inf)
 
     def path(self, role: str) -> Path:
         """The .keras file of a role in `files`.
@@ -111,9 +117,10 @@ class Checkpoint:
     def identify(self, identity: Mapping[str, Any]) -> None:
         """Sets what must match for the checkpoint to be resumed.
 
-        That is: hyperparameters (except `epochs`), precision and the checksum of the data. A
-        hyperparameter that did not exist yet when the checkpoint was written counts as its default,
-        so a new field of Config does not make old checkpoints unusable.
+        That is: hyperparameters, precision and the checksum of the data; `epochs` only where the
+        learning rate depends on it. A hyperparameter that did not exist yet when the checkpoint was
+        written counts as its default, so a new field of Config does not make old checkpoints
+        unusable.
 
         Raises:
             UserError: The finished epochs were trained with other values.
@@ -130,11 +137,9 @@ class Checkpoint:
             )
         self.identity = dict(identity)
 
-    def agrees(self, epochs: int, val_loss: float | None) -> bool:
-        """Whether this training began with `epochs` epochs of which the last had `val_loss`."""
-        return self.epoch >= epochs and (
-            not epochs or self.rows[epochs - 1]["val_loss"] == val_loss
-        )
+    def agrees(self, epochs: int, loss: float | None) -> bool:
+        """Whether this training began with `epochs` epochs of which the last had `loss`."""
+        return self.epoch >= epochs and (not epochs or self.rows[epochs - 1]["loss"] == loss)
 
     def load(self) -> "keras.Model":
         """The compiled model, including its optimizer, as after the last finished epoch."""
@@ -151,25 +156,24 @@ class Checkpoint:
         Args:
             model: The model after the epoch, with its optimizer. Always saved as `last`.
             row: The epoch's row.
-            best: Whether to save the weights as `best` too.
-            keep: Whether to save the weights as `kept` too.
+            best: Whether to save the weights as `best` too, averaged if the optimizer averages.
+            keep: Whether to save the weights as `kept` too, likewise.
 
         Raises:
             UserError: The disk is full, or the folder cannot be written.
         """
         import keras
 
+        from segmentation.optimizers import averaged_weights
+
         self.rows.append(row)
         # not compiled: opens without this package
         inference = keras.Model(model.inputs, model.outputs, name=model.name)
-        models = [("last", model, True), ("best", inference, best), ("kept", inference, keep)]
         try:
-            for role, saved in [(role, saved) for role, saved, wanted in models if wanted]:
-                name = f"{role}-{self.epoch:05d}.keras"
-                part = self.folder / f"part-{name}"
-                saved.save(part)
-                part.replace(self.folder / name)
-                self.files[role] = name
+            self._save_weights("last", model)
+            with averaged_weights(model):
+                for role in [role for role, wanted in (("best", best), ("kept", keep)) if wanted]:
+                    self._save_weights(role, inference)
             self._write_state()
         except OSError as error:
             for part in self.folder.glob("part-*"):
@@ -178,6 +182,14 @@ class Checkpoint:
                 f"cannot save epoch {self.epoch} in {self.folder} ({error.strerror or error}); "
                 "free some space and resume the run"
             ) from error
+
+    def _save_weights(self, role: str, model: "keras.Model") -> None:
+        """Writes the model as the weights file of a role, under a temporary name first."""
+        name = f"{role}-{self.epoch:05d}.keras"
+        part = self.folder / f"part-{name}"
+        model.save(part)
+        part.replace(self.folder / name)
+        self.files[role] = name
 
     def pack(self) -> Path:
         """Writes the whole checkpoint into one file, for another machine. Returns its path."""
@@ -227,7 +239,7 @@ class Checkpoint:
             if self.identity.get("precision") == "auto":
                 del self.identity["precision"]
             for number, row in enumerate(self.rows, start=1):
-                if row["epoch"] != number or not isinstance(row["val_loss"], float):
+                if row["epoch"] != number or not isinstance(row["loss"], float):
                     raise ValueError(f"row {number} is not the row of an epoch")
             for role in {"last", "best", *self.files}:
                 if not WEIGHTS.fullmatch(self.files[role]):

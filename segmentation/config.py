@@ -23,6 +23,9 @@ of 1, so that every search ranks it last.
 OBJECTIVE = "best_val_loss"
 """The objective of a sweep that names none, and of runs outside of sweeps."""
 
+BEST_BY = {"loss": "val_loss", "error": "val_error"}
+"""Config.best_by -> the value per epoch whose lowest epoch has the best weights."""
+
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
 """The published setting that every search has to beat. A run with these values is a baseline."""
 
@@ -170,6 +173,12 @@ class Config:
             )
         if self.backbone == LITE0 and self.architecture != "unet":
             raise UserError(f"backbone={LITE0} has the architecture unet only")
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            raise UserError(
+                f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs} for "
+                "the cosine; take fewer"
+            )
+        self._check_unused(("warmup_epochs",), self.schedule != "cosine", "without schedule=cosine")
         for needed, names in (
             ("window", ("scale_jitter", "cutmix", "class_sampling")),
             ("pretrained", ("encoder_rate",)),

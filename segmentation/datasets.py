@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -11,11 +10,8 @@ from numpy.typing import NDArray
 
 from segmentation.augmentation import Augment, Pair, augmenter, gain_and_gamma
 from segmentation.config import Config
-from segmentation.prepared import PreparedSet
+from segmentation.prepared import Mosaic, PreparedSet
 from segmentation.windows import Sampler
-
-if TYPE_CHECKING:
-    from segmentation.prepared import Mosaic
 
 PHOTOMETRIC, WINDOW = 1, 2
 """Last number of the seeds of gain and gamma, and of a window. Augmentation has none.
@@ -57,6 +53,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
         self.epoch = first_epoch
         # An albumentations pipeline holds its random state, so each thread needs its own pipeline.
         self._local = threading.local()
+
+    @property
+    def images_per_epoch(self) -> int:
+        return len(self.indices)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -151,7 +151,7 @@ class Windows(Batches):
         UserError: A mosaic is smaller than a window.
     """
 
-    def __init__(self, mosaics: Sequence["Mosaic"], config: Config, first_epoch: int = 0) -> None:
+    def __init__(self, mosaics: Sequence[Mosaic], config: Config, first_epoch: int = 0) -> None:
         self.sampler = Sampler(mosaics, config)
         super().__init__(
             len(self.sampler),

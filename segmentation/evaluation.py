@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segmentation import metrics, tracking
 from segmentation.checkpoint import Checkpoint
-from segmentation.config import OBJECTIVE
+from segmentation.config import BEST_BY, Config
 from segmentation.datasets import Patches, predict
 from segmentation.labels import decode
 from segmentation.prepared import PreparedSet
@@ -25,35 +25,44 @@ PIXELS_PER_BATCH = 20_000
 
 
 def log_best_weights(
-    run: tracking.Run, checkpoint: Checkpoint, prepared: PreparedSet, val_data: Patches
+    run: tracking.Run,
+    config: Config,
+    checkpoint: Checkpoint,
+    prepared: PreparedSet,
+    val_data: Patches | None,
 ) -> None:
     """Logs confusion matrix, precision-recall curves, pictures and the weights themselves.
 
     Args:
         run: The open W&B run.
+        config: The run's hyperparameters.
         checkpoint: The finished training. Its `best` and `kept` weights are uploaded.
         prepared: The set that the run was trained on.
-        val_data: The validation split of `prepared`.
+        val_data: The validation split of `prepared`. Without one, only the weights are logged.
     """
-    best = keras.saving.load_model(checkpoint.path("best"), safe_mode=True)
-    confusion, truth, probabilities = metrics.pool(predict(best, val_data), PIXELS_PER_BATCH)
-    tracking.log_confusion(run, confusion)
-    tracking.log_curves(run, metrics.precision_recall_curves(truth, probabilities))
-    panel = checkpoint.folder / "predictions.png"
-    _log_pictures(run, best, prepared, val_data.indices, panel)
-
     row = checkpoint.best_row
     weights = {
         f"{role}.keras": checkpoint.path(role) for role in checkpoint.files if role != "last"
     }
+    if val_data is None:
+        lines = [f"last epoch {row['epoch']}: loss {row['loss']:.4f}; no validation split"]
+    else:
+        panel = checkpoint.folder / "predictions.png"
+        best = keras.saving.load_model(checkpoint.path("best"), safe_mode=True)
+        confusion, truth, probabilities = metrics.pool(predict(best, val_data), PIXELS_PER_BATCH)
+        tracking.log_confusion(run, confusion)
+        tracking.log_curves(run, metrics.precision_recall_curves(truth, probabilities))
+        _log_pictures(run, best, prepared, val_data.indices, panel)
+        objective = f"best_{BEST_BY[config.best_by]}"
+        lines = [
+            f"best epoch {row['epoch']}: {objective} {row[objective]:.4f}, "
+            f"val mean IoU {row['val_mean_iou']:.3f}",
+            f"pictures: {panel} (image | truth | prediction)",
+        ]
     tracking.save_model(run, weights, row)
     run.summary["best_epoch"] = row["epoch"]
-    print(
-        f"best epoch {row['epoch']}: {OBJECTIVE} {row[OBJECTIVE]:.4f}, "
-        f"val mean IoU {row['val_mean_iou']:.3f}"
-    )
-    print(f"scores:   {checkpoint.folder / 'state.json'}")
-    print(f"pictures: {panel} (image | truth | prediction)")
+    lines.insert(1, f"scores:   {checkpoint.folder / 'state.json'}")
+    print("\n".join(lines), flush=True)
 
 
 def _log_pictures(

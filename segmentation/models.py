@@ -5,6 +5,7 @@ differently, and a batch travels to the device as bytes. Models consist of Keras
 saved one opens anywhere without this package.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
+from segmentation import optimizers
 from segmentation.config import Config
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
@@ -32,11 +34,18 @@ DECODER_PREFIXES = ("decoder_", "center_", "fpn_", "segm_", "final_", "psp_", "a
 """How the names of the decoder's layers start in segmentation-models."""
 
 
-def compiled(config: Config, patch_size: int) -> keras.Model:
+DROPOUT = {"published": (0.2, 0.3), "bottom": (0.0, 0.3), "none": (0.0, 0.0)}
+"""Config.dropout -> the rate at every level of the U-Net, and the rate at its bottom."""
+
+GROUPS = 8  # of channels, in group normalisation (Wu and He 2018)
+LEVELS = 4  # of the published U-Net, above its bottom
+
+
+def compiled(config: Config, patch_size: int, steps_per_epoch: int) -> keras.Model:
     """A new model with its loss, its metric and a built optimizer. See `build`."""
     model = build(config, patch_size)
     loss = LOSSES[config.loss]()
-    model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[SplitSums(loss)])
+    model.compile(optimizers.make(config, steps_per_epoch), loss, metrics=[SplitSums(loss)])
     # otherwise the first step creates the optimizer's variables, and Keras traces it twice
     model.optimizer.build(model.trainable_variables)
     return model
@@ -45,13 +54,15 @@ def compiled(config: Config, patch_size: int) -> keras.Model:
 def build(config: Config, patch_size: int) -> keras.Model:
     """A new model with random or, if `config.pretrained`, ImageNet weights.
 
-    Input: (b, patch_size, patch_size, 3) uint8 RGB.
+    Input: (b, patch_size, patch_size, 3) uint8 RGB. A model that is trained on windows takes any
+    size that its architecture can process.
     Output: (b, patch_size, patch_size, classes) float32 that sums to 1 over the classes.
     """
-    image = keras.Input((patch_size, patch_size, 3), dtype="uint8", name="image")
+    side = None if config.window else patch_size
+    image = keras.Input((side, side, 3), dtype="uint8", name="image")
     if config.backbone is None:
         scaled = _scale(image, 1 / PIXEL_STD, -PIXEL_MEAN / PIXEL_STD)
-        hidden = published_unet(scaled, config.activation)
+        hidden = unet(scaled, config)
         scores = layers.Conv2D(NUM_CLASSES, 1, name="scores")(hidden)
     else:
         scores = _with_backbone(image, config, patch_size)
@@ -65,33 +76,45 @@ def _scale(image: Tensor, scale: NDArray[np.float64], offset: NDArray[np.float64
     return layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="scale")(image)
 
 
-def published_unet(x: Tensor, activation: str) -> Tensor:
-    """The published U-Net without its head: (b, h, w, 3) -> (b, h, w, 16).
+def unet(x: Tensor, config: Config) -> Tensor:
+    """A U-Net without its head: (b, h, w, 3) -> (b, h, w, config.filters).
 
-    Its levels have 16, 32, 64, 128 and 256 filters. With a head of six classes it has 1,941,190
-    parameters. Each layer takes its seed when it is created, so their order is part of the result.
+    By default it is the published one: levels of 16, 32, 64, 128 and 256 filters. With a head of
+    six classes it has 1,941,190 parameters. Each layer takes its seed when it is created, so their
+    order is part of the result.
     """
-
-    def convolution(x: Tensor, filters: int) -> Tensor:
-        return layers.Conv2D(
-            filters, 3, padding="same", kernel_initializer="he_normal", activation=activation
-        )(x)
+    usual, at_bottom = DROPOUT[config.dropout]
 
     def level(x: Tensor, filters: int, dropout: float) -> Tensor:
-        x = convolution(x, filters)
-        x = layers.Dropout(dropout)(x)
-        return convolution(x, filters)
+        x = _convolution(x, filters, config)
+        x = layers.Dropout(dropout)(x) if dropout else x
+        return _convolution(x, filters, config)
 
     skips = []
-    for filters in (16, 32, 64, 128):
-        x = level(x, filters, 0.2)
+    for depth in range(LEVELS):
+        x = level(x, config.filters * 2**depth, usual)
         skips.append(x)
         x = layers.MaxPooling2D()(x)
-    x = level(x, 256, 0.3)
-    for filters, skip in zip((128, 64, 32, 16), reversed(skips), strict=True):
+    x = level(x, config.filters * 2**LEVELS, at_bottom)
+    for skip in reversed(skips):
+        filters = skip.shape[-1]
         x = layers.Conv2DTranspose(filters, 2, strides=2, padding="same")(x)
-        x = level(layers.Concatenate()([x, skip]), filters, 0.2)
+        x = level(layers.Concatenate()([x, skip]), filters, usual)
     return x
+
+
+def _convolution(x: Tensor, filters: int, config: Config) -> Tensor:
+    """A 3 x 3 convolution, its normalisation if the configuration has one, and the activation."""
+    options = {"padding": "same", "kernel_initializer": "he_normal"}
+    if config.normalization == "none":
+        return layers.Conv2D(filters, 3, activation=config.activation, **options)(x)
+    x = layers.Conv2D(filters, 3, use_bias=False, **options)(x)
+    if config.normalization == "batch":
+        # averages over 10 steps follow the few steps of an epoch better than Keras' 100
+        x = layers.BatchNormalization(momentum=0.9)(x)
+    else:
+        x = layers.GroupNormalization(groups=math.gcd(GROUPS, filters))(x)
+    return layers.Activation(config.activation)(x)
 
 
 def _with_backbone(image: Tensor, config: Config, patch_size: int) -> Tensor:

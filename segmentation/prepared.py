@@ -320,6 +320,10 @@ class PreparedSet:
         with (self.folder / "patches.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def has(self, split: str) -> bool:
+        """Whether the split has patches."""
+        return any(row["split"] == split for row in self.patches)
+
     def indices(self, split: str) -> NDArray[np.int64]:
         """(n,) int64: the indices of the split's patches, ascending.
 

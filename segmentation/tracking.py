@@ -187,8 +187,8 @@ def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool
     from the resulting checkpoint in either case.
     """
     epochs = max(0, int(earlier.lastHistoryStep))
-    val_loss = earlier.summary_metrics.get("val_loss")
-    if checkpoint.agrees(epochs, val_loss):
+    loss = earlier.summary_metrics.get("loss")
+    if checkpoint.agrees(epochs, loss):
         return True
     uploaded = next(iter(earlier.files([PACKED])), None)
     if uploaded is not None:
@@ -196,7 +196,7 @@ def _continues(earlier: "wandb.apis.public.Run", checkpoint: Checkpoint) -> bool
             uploaded.download(root=folder, replace=True)
             checkpoint.unpack(Path(folder) / PACKED)
         print(f"resuming from the uploaded checkpoint of epoch {checkpoint.epoch}", flush=True)
-    if checkpoint.agrees(epochs, val_loss):
+    if checkpoint.agrees(epochs, loss):
         return True
     print(
         f"the run's history has {epochs} epochs, and the only available checkpoint has "

@@ -4,7 +4,6 @@ This module needs no framework. `datasets.Windows` makes batches of the windows.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,9 +13,7 @@ from segmentation.augmentation import Pair, paste
 from segmentation.config import UNET_MULTIPLE, Config
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES, UNLABELED
-
-if TYPE_CHECKING:
-    from segmentation.prepared import Mosaic
+from segmentation.prepared import Mosaic
 
 PIXELS_PER_CLASS = 50_000
 """Pixels per class that are kept for `class_sampling`: 400 kB per class."""
@@ -25,7 +22,7 @@ BAND = 512
 """Rows of a mask that are searched for classes at a time. Limits the memory."""
 
 
-def check_sizes(mosaics: Sequence["Mosaic"], window: int) -> None:
+def check_sizes(mosaics: Sequence[Mosaic], window: int) -> None:
     """Raises UserError if a mosaic is smaller than `window` x `window` px."""
     smallest = min(mosaics, key=lambda mosaic: min(mosaic.mask.shape))
     height, width = smallest.mask.shape
@@ -53,7 +50,7 @@ class Sampler:
         UserError: A mosaic is smaller than a window.
     """
 
-    def __init__(self, mosaics: Sequence["Mosaic"], config: Config) -> None:
+    def __init__(self, mosaics: Sequence[Mosaic], config: Config) -> None:
         check_sizes(mosaics, config.window)
         self.mosaics, self.config = mosaics, config
         self._shapes = np.array([mosaic.mask.shape for mosaic in mosaics], dtype=np.int64)

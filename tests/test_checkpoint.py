@@ -25,7 +25,7 @@ def write(folder: Path, **changes) -> Path:
     Its weights files are valid archives, but no models.
     """
     folder.mkdir(parents=True)
-    rows = [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.6}]
+    rows = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.6}]
     state = {"format": 2, "identity": IDENTITY, "rows": rows, "files": FILES} | changes
     (folder / "state.json").write_text(json.dumps(state))
     for name in FILES.values():

@@ -23,10 +23,11 @@ ORDER = {
         *(
             "city",
             "synthetic",
-            "checkpoint",
             "losses",
             "metrics",
             "split_sums",
+            "optimizers",
+            "checkpoint",
             "datasets",
             "models",
         ),
@@ -50,7 +51,7 @@ ALLOWED = {
 OWN = {Path(package).name for package in ALLOWED} | {"benchmarks", "studies", "tests", "train"}
 
 FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
-WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("checkpoint")]
+WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("losses")]
 STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "tensorflow_log"]
 
 # The only files that import wandb: one per direction, and the account of this machine.

@@ -162,7 +162,8 @@ def test_a_run_that_diverges_in_its_first_epoch_logs_the_worst_loss(offline, tin
     assert status == "diverged" and state["rows"] == []
     assert train.STATUSES[status] == 0
     assert math.isfinite(losses.CrossEntropy.worst)
-    assert logged == [{"epoch": 1, OBJECTIVE: losses.CrossEntropy.worst}]
+    worst = losses.CrossEntropy.worst
+    assert logged == [{"epoch": 1, "best_val_loss": worst, "best_val_error": 1.0}]
 
 
 def test_out_of_memory_errors_end_the_run_and_other_errors_pass():
@@ -190,12 +191,12 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     model.compile(keras.optimizers.Adam(0.001), losses.CrossEntropy())
     checkpoint = Checkpoint(tmp_path)
     checkpoint.identify({"seed": 0, "precision": "float32"})
-    checkpoint.save(model, {"epoch": 1, "val_loss": 1.0}, best=True, keep=False)
+    checkpoint.save(model, {"epoch": 1, "loss": 1.0}, best=True, keep=False)
     (tmp_path / "part-last-00002.keras").write_bytes(b"half")
     (tmp_path / "part-state.json").write_text('{"rows": [')
     again = Checkpoint(tmp_path)
     assert again.epoch == 1 and again.load().count_params() == model.count_params()
-    again.save(model, {"epoch": 2, "val_loss": 2.0}, best=False, keep=False)
+    again.save(model, {"epoch": 2, "loss": 2.0}, best=False, keep=False)
     assert {path.name for path in tmp_path.glob("*.keras")} == {
         "last-00002.keras",
         "best-00001.keras",

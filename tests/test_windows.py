@@ -1,7 +1,7 @@
 """Training windows: where they lie, what changes them, and that they are reproducible."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,27 +12,19 @@ from segmentation.config import Config
 from segmentation.datasets import Windows
 from segmentation.errors import UserError
 from segmentation.labels import IGNORE, UNLABELED
+from segmentation.prepared import Mosaic
 
 
-@dataclass
-class Ground:
-    """A mosaic."""
-
-    tile: int
-    image: np.ndarray
-    mask: np.ndarray
-
-
-def positions(tile: int, height: int, width: int) -> Ground:
+def positions(tile: int, height: int, width: int) -> Mosaic:
     """A mosaic whose image holds tile, row and column of each pixel. Its mask is row + column."""
     row, column = np.indices((height, width), dtype=np.uint8)
-    return Ground(tile, np.dstack([np.full_like(row, tile), row, column]), row + column)
+    return Mosaic(tile, np.dstack([np.full_like(row, tile), row, column]), row + column)
 
 
 GROUNDS = [positions(1, 70, 90), positions(2, 64, 33)]
 
 
-def drawn(config: Config, grounds: list[Ground] = GROUNDS, count: int = 400) -> list:
+def drawn(config: Config, grounds: list[Mosaic] = GROUNDS, count: int = 400) -> list:
     """`count` windows, each drawn with its own random numbers."""
     sampler = windows.Sampler(grounds, config)
     return [sampler.draw(np.random.default_rng(i)) for i in range(count)]
@@ -131,15 +123,14 @@ def test_resizing_keeps_blocks_of_a_class_where_they_are(size):
     )
 
 
-def with_rare_classes() -> Ground:
+def with_rare_classes() -> Mosaic:
     """Land everywhere, except one pixel of Road, a corner of Water, and some Unlabeled."""
-    ground = positions(1, 200, 150)
-    ground.mask = np.ones((200, 150), np.uint8)
-    ground.mask[120, 149] = 2
-    ground.mask[:10, :10] = 4
-    ground.mask[190:, 140:] = UNLABELED
-    ground.mask[190:, :40] = IGNORE
-    return ground
+    mask = np.ones((200, 150), np.uint8)
+    mask[120, 149] = 2
+    mask[:10, :10] = 4
+    mask[190:, 140:] = UNLABELED
+    mask[190:, :40] = IGNORE
+    return replace(positions(1, 200, 150), mask=mask)
 
 
 def test_class_sampling_shows_each_class_equally_often():
