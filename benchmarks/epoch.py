@@ -44,7 +44,7 @@ class Steps(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no annota
         return self.steps
 
     def __getitem__(self, batch: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return self.data[batch % (self.data.examples // self.data.batch_size)]
+        return self.data[batch % (self.data.images_per_epoch // self.data.batch_size)]
 
 
 class Clock(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
@@ -106,7 +106,7 @@ def main(
     device, precision = models.set_precision(precision)
     keras.utils.set_random_seed(0)
     fixed = Config.from_mapping({"batch_size": batch_size, "augment": augment})
-    ours = models.compiled(fixed, size)
+    ours = models.compiled(fixed, size, steps)
     patches, windows = (
         Steps(datasets.training(prepared, config, first_epoch=0), steps)
         for config in (fixed, replace(fixed, window=size, **WINDOWS))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,9 @@ from segmentation.tiling import cut, positions, shrink_images, shrink_masks
 
 MAX_DEFAULT_WORKERS = 8
 """A worker needs about 60 MB for the largest image of the Dubai set."""
+
+BAND = 256
+"""Rows of a mosaic that one worker shrinks at a time, in px of the source image."""
 
 Result = TypeVar("Result")
 
@@ -41,6 +45,54 @@ class Layout:
             places.append(np.column_stack((names, corners)))
             first[part], start = start, start + len(corners)
         return cls(np.concatenate(places), first)
+
+
+@dataclass(frozen=True)
+class MosaicLayout:
+    """Where the parts of one mosaic lie, and where its pixels are stored."""
+
+    corners: dict[Part, tuple[int, int]]  # row and column of each part's top-left source pixel
+    height: int  # of the stored mosaic in px
+    width: int
+    first: int  # index of the first stored pixel
+
+    def entry(self) -> dict[str, int]:
+        """What the manifest holds."""
+        tile = next(iter(self.corners)).tile
+        return {"tile": tile, "height": self.height, "width": self.width, "first": self.first}
+
+
+def mosaic_layouts(parts: Sequence[Part], scale: int) -> list[MosaicLayout]:
+    """The layouts of the mosaics of `parts`, which are sorted.
+
+    Pixels at the right and lower edge that fill no block of scale x scale are left out.
+    """
+    layouts, first = [], 0
+    for _, tile in groupby(parts, key=lambda part: part.tile):
+        for corners in _arrange(list(tile)):
+            height = max(row + part.height for part, (row, _) in corners.items()) // scale
+            width = max(column + part.width for part, (_, column) in corners.items()) // scale
+            layouts.append(MosaicLayout(corners, height, width, first))
+            first += height * width
+    return layouts
+
+
+def _arrange(parts: Sequence[Part]) -> list[dict[Part, tuple[int, int]]]:
+    """The parts of each mosaic of one tile, with row and column of their top-left pixel.
+
+    Parts 1 to 9 are one mosaic of 3 x 3, row by row, if their sides fit together. Otherwise each
+    part is a mosaic.
+    """
+    alone = [{part: (0, 0)} for part in parts]
+    if [part.part for part in parts] != list(range(1, 10)):
+        return alone
+    sizes = np.array([(part.height, part.width) for part in parts]).reshape(3, 3, 2)
+    heights, widths = sizes[:, 0, 0], sizes[0, :, 1]
+    if (sizes[..., 0] != heights[:, None]).any() or (sizes[..., 1] != widths).any():
+        return alone
+    rows, columns = (np.cumsum(sides) - sides for sides in (heights, widths))
+    corners = [(row, column) for row in rows.tolist() for column in columns.tolist()]
+    return [dict(zip(parts, corners, strict=True))]
 
 
 @dataclass(frozen=True)
@@ -83,6 +135,31 @@ def convert(
     return PixelCounts(tiles, np.concatenate([counts[part][1] for part in parts]))
 
 
+def convert_mosaics(
+    layouts: Sequence[MosaicLayout],
+    options: PrepareOptions,
+    writers: tuple[ArrayWriter, ArrayWriter],
+    workers: int | None = None,
+) -> None:
+    """Decodes, joins and shrinks the parts of each mosaic, and writes its pixels with `writers`.
+
+    Parts are decoded a second time, because `convert` works on parts in any order, and only one
+    mosaic at a time fits into little memory.
+
+    Args:
+        layouts: The mosaics.
+        options: The options of the set.
+        writers: The writers of images and masks.
+        workers: Threads. See `convert`.
+
+    Raises:
+        UserError: A file changed after `convert` had read it.
+    """
+    with _thread_pool(workers) as pool:
+        for layout in tqdm(layouts, desc="mosaics", unit="mosaic", disable=None):
+            _convert_mosaic(layout, options, writers, pool)
+
+
 def decoding_problems(
     parts: Sequence[Part], on_unknown: str, workers: int | None = None
 ) -> list[str]:
@@ -105,11 +182,9 @@ def _run_per_part(
     Returns:
         Part -> result, and the messages of the UserErrors of the other parts.
     """
-    workers = workers or min(MAX_DEFAULT_WORKERS, joblib.cpu_count())
-    cv2.setNumThreads(1)  # the parts are the parallelism
     largest_first = sorted(parts, key=lambda part: -part.height * part.width)  # all end together
     results, problems = {}, []
-    with ThreadPoolExecutor(workers) as pool:
+    with _thread_pool(workers) as pool:
         jobs = {pool.submit(task, part): part for part in largest_first}
         done = as_completed(jobs)
         try:
@@ -124,6 +199,12 @@ def _run_per_part(
     return results, problems
 
 
+def _thread_pool(workers: int | None) -> ThreadPoolExecutor:
+    """A pool of `workers` threads, or of the default number."""
+    cv2.setNumThreads(1)  # the pool is the parallelism
+    return ThreadPoolExecutor(workers or min(MAX_DEFAULT_WORKERS, joblib.cpu_count()))
+
+
 def _convert_part(
     part: Part, first: int, options: PrepareOptions, writers: tuple[ArrayWriter, ArrayWriter]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -135,12 +216,49 @@ def _convert_part(
     image, mask = _decode_pair(part, options.on_unknown)
     images, _ = cut(image, options.patch_size, options.grid)
     masks, _ = cut(mask, options.patch_size, options.grid)
-    if options.scale > 1:
-        images = shrink_images(images, options.scale)
-        masks = shrink_masks(masks, options.scale, VALUES)
+    images, masks = _shrink(images, masks, options.scale)
     for writer, rows in zip(writers, (images, masks), strict=True):
         writer.write_rows(first, rows)
     return count(mask), np.stack([count(patch) for patch in masks])
+
+
+def _convert_mosaic(
+    layout: MosaicLayout,
+    options: PrepareOptions,
+    writers: tuple[ArrayWriter, ArrayWriter],
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Writes the pixels of one mosaic."""
+    scale = options.scale
+    height, width = layout.height * scale, layout.width * scale
+    image, mask = np.empty((height, width, 3), np.uint8), np.empty((height, width), np.uint8)
+
+    def place(part: Part) -> None:
+        row, column = layout.corners[part]
+        pair = _decode_pair(part, options.on_unknown)
+        for whole, pixels in zip((image, mask), pair, strict=True):
+            window = whole[row : row + part.height, column : column + part.width]
+            window[:] = pixels[: len(window), : window.shape[1]]
+
+    def write(top: int) -> None:
+        band = slice(top, top + rows)
+        first = layout.first + top // scale * layout.width
+        (colors,), (classes,) = _shrink(image[None, band], mask[None, band], scale)
+        writers[0].write_rows(first, colors.reshape(-1, 3))
+        writers[1].write_rows(first, classes.reshape(-1))
+
+    rows = BAND // scale * scale
+    for task, items in ((place, layout.corners), (write, range(0, height, rows))):
+        list(pool.map(task, items))  # the list raises the errors
+
+
+def _shrink(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], scale: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images (n, h, w, 3) and masks (n, h, w), with height and width divided by `scale`."""
+    if scale == 1:
+        return images, masks
+    return shrink_images(images, scale), shrink_masks(masks, scale, VALUES)
 
 
 def _decode_pair(part: Part, on_unknown: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

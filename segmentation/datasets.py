@@ -30,7 +30,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
     was never interrupted.
 
     Args:
-        examples: Images per epoch. The last batch of an epoch may be smaller than the others.
+        images_per_epoch: The last batch of an epoch may be smaller than the others.
         batch_size: Images per batch.
         seed: Seed of everything random. Without it, nothing is augmented.
         augment: A kind of `augmentation.augmenter`.
@@ -40,7 +40,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
 
     def __init__(
         self,
-        examples: int,
+        images_per_epoch: int,
         batch_size: int,
         seed: int | None,
         augment: str,
@@ -48,19 +48,15 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
         first_epoch: int,
     ) -> None:
         super().__init__(workers=min(4, os.cpu_count() or 1), max_queue_size=8)
-        self.examples, self.batch_size = examples, batch_size
+        self.images_per_epoch, self.batch_size = images_per_epoch, batch_size
         self.seed, self.kind, self.photometric = seed, augment, photometric
         self.epoch = first_epoch
         # An albumentations pipeline holds its random state, so each thread needs its own pipeline.
         self._local = threading.local()
 
-    @property
-    def images_per_epoch(self) -> int:
-        return len(self.indices)
-
     def __len__(self) -> int:
         """Batches per epoch."""
-        return -(-self.examples // self.batch_size)
+        return -(-self.images_per_epoch // self.batch_size)
 
     def __getitem__(self, batch: int) -> Pair:
         chosen = self._order()[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -163,7 +159,7 @@ class Windows(Batches):
         )
 
     def _order(self) -> NDArray[np.int64]:
-        return np.arange(self.examples)
+        return np.arange(self.images_per_epoch)
 
     def _load(self, chosen: NDArray[np.int64]) -> Pair:
         windows = [

@@ -1,10 +1,13 @@
-"""Folders that appear complete or not at all."""
+"""Folders that appear complete or not at all, and checksums of files."""
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import file_digest
 from pathlib import Path
 
 from segmentation.errors import UserError
@@ -53,3 +56,23 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def file_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Name -> SHA-256 of the files in `folder`."""
+    with ThreadPoolExecutor(len(names)) as pool:  # hashing releases the interpreter lock
+        checksums = pool.map(lambda name: _checksum(folder / name), names)
+        return dict(zip(names, checksums, strict=True))
+
+
+def _checksum(path: Path) -> str:
+    """SHA-256 of a file, computed once per process as long as the file does not change."""
+    state = path.stat()
+    return _checksum_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _checksum_of_state(path: Path, *_state: int) -> str:
+    """SHA-256 of a file. Another inode, size or time of change in `_state` misses the cache."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

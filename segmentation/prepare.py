@@ -9,19 +9,28 @@ the same bytes, whatever the number of workers.
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 from segmentation import splits
-from segmentation.convert import Layout, PixelCounts, convert, decoding_problems
+from segmentation.convert import (
+    Layout,
+    MosaicLayout,
+    PixelCounts,
+    convert,
+    convert_mosaics,
+    decoding_problems,
+    mosaic_layouts,
+)
 from segmentation.download import download_dubai_set
 from segmentation.errors import BadFilesError, UserError, written
 from segmentation.files import atomic_folder
 from segmentation.prepared import (
+    MOSAIC_FILES,
     ArrayWriter,
     Manifest,
     PatchTable,
@@ -56,7 +65,8 @@ def prepare(
 
     Raises:
         BadFilesError: Files cannot be used. All of them are listed, and nothing is written.
-        UserError: `out` cannot be written, or holds something else.
+        UserError: `out` cannot be written, or holds something else. Or a list of tiles names a
+            tile that does not exist, or training tiles that do not show all classes.
     """
     root = find_root(raw)
     existing = find_manifest(out)
@@ -67,6 +77,7 @@ def prepare(
         raise UserError(f"{root} holds tiles, but no image in any of them")
     if problems:  # decode the other files as well, so that one run reports every problem
         raise BadFilesError(problems + decoding_problems(parts, options.on_unknown, workers))
+    parts, left_out = _listed(parts, options.split, root)
     sources = _source_checksums(parts)
     if existing and not force:
         if existing["checksum"] != data_checksum(sources, options):
@@ -77,9 +88,30 @@ def prepare(
         PreparedSet.open(out)  # raises if the set is damaged
         return False
     with written(out), atomic_folder(out) as folder:
-        table, tile_pixels = _write_arrays(folder, parts, options, workers)
-        write_description(folder, options, table, tile_pixels, sources)
+        mosaics = mosaic_layouts(parts, options.scale) if options.mosaics else []
+        table, tile_pixels = _write_arrays(folder, parts, mosaics, options, workers)
+        entries = [mosaic.entry() for mosaic in mosaics]
+        write_description(folder, options, table, tile_pixels, sources, left_out, entries)
     return True
+
+
+def _listed(parts: list[Part], split: str, root: Path) -> tuple[list[Part], list[int]]:
+    """The parts of the tiles that the lists in `split` name, and the tiles that no list names.
+
+    Without lists, all parts and no tile. UserError if a list names a tile that is not in `root`.
+    """
+    there = {part.tile for part in parts}
+    named = there
+    if split not in splits.METHODS:
+        lists = splits.parse_lists(split)
+        for name, tiles in lists.items():
+            if absent := sorted(set(tiles) - there):
+                raise UserError(
+                    f"--{name}: {root} has no tile {', '.join(map(str, absent))}; "
+                    f"name tiles that it has: {', '.join(map(str, sorted(there)))}"
+                )
+        named = set().union(*lists.values())
+    return [part for part in parts if part.tile in named], sorted(there - named)
 
 
 def _check_writable(out: Path) -> None:
@@ -95,13 +127,20 @@ def _check_writable(out: Path) -> None:
 
 def _difference(existing: Manifest, options: PrepareOptions) -> str:
     """How the set with the manifest `existing` differs from one made with `options`, in words."""
-    old, new = existing["options"], asdict(options)
-    changed = [
-        f"--{name.replace('_', '-')} {old.get(name)}" for name in new if old.get(name) != new[name]
-    ]
+    old, new = existing["options"], options.described()
+    changed = [_flags(name, old.get(name)) for name in new | old if old.get(name) != new.get(name)]
     if changed:
         return f"was prepared with {' '.join(changed)}"
     return "was prepared from other files or by another version"
+
+
+def _flags(name: str, value: Any) -> str:
+    """The option `name` with this value in a manifest, as the command line sets it."""
+    if name == "mosaics":
+        return "--mosaics" if value else "no --mosaics"
+    if name == "split" and value not in splits.METHODS:
+        return splits.as_options(str(value))
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def _source_checksums(parts: Sequence[Part]) -> dict[str, str]:
@@ -114,31 +153,43 @@ def _source_checksums(parts: Sequence[Part]) -> dict[str, str]:
 
 
 def _write_arrays(
-    folder: Path, parts: Sequence[Part], options: PrepareOptions, workers: int | None
+    folder: Path,
+    parts: Sequence[Part],
+    mosaics: Sequence[MosaicLayout],
+    options: PrepareOptions,
+    workers: int | None,
 ) -> tuple[PatchTable, dict[int, NDArray[np.int64]]]:
-    """Writes images.npy and masks.npy.
+    """Writes images.npy and masks.npy, and the same of mosaics where there are any.
 
     Returns:
         The patches with their splits, and tile -> (7,) pixels per class and of ignore.
     """
     layout = Layout.of(parts, options)
     shape = (len(layout.places), options.stored_size, options.stored_size)
-    _check_space(folder, shape)
+    pixels = sum(mosaic.height * mosaic.width for mosaic in mosaics)
+    _check_space(folder, len(layout.places), int(np.prod(shape)) + pixels)
     with (
         ArrayWriter(folder / "images.npy", (*shape, 3)) as images,
         ArrayWriter(folder / "masks.npy", shape) as masks,
     ):
         counts = convert(parts, layout, options, (images, masks), workers)
     split = _assign_splits(options.split, layout, counts)
+    if mosaics:
+        image_file, mask_file = (folder / name for name in MOSAIC_FILES)
+        with (
+            ArrayWriter(image_file, (pixels, 3)) as images,
+            ArrayWriter(mask_file, (pixels,)) as masks,
+        ):
+            convert_mosaics(mosaics, options, (images, masks), workers)
     return PatchTable(layout.places, split, counts.patches), counts.tiles
 
 
-def _check_space(folder: Path, shape: tuple[int, int, int]) -> None:
-    """UserError unless the arrays of (N, p, p) patches fit on the disk of `folder`."""
-    needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free  # 3 + 1 bytes per px
+def _check_space(folder: Path, patches: int, pixels: int) -> None:
+    """UserError unless arrays of this many pixels fit on the disk of `folder`."""
+    needed, free = 4 * pixels, shutil.disk_usage(folder).free  # 3 + 1 bytes per px
     if needed > free:
         raise UserError(
-            f"{shape[0]} patches need {needed / 1e6:.0f} MB, "
+            f"a set of {patches} patches needs {needed / 1e6:.0f} MB, "
             f"and {folder.parent} has {free / 1e6:.0f} MB free"
         )
 
@@ -147,7 +198,10 @@ def _assign_splits(method: str, layout: Layout, counts: PixelCounts) -> list[str
     """The split of each patch."""
     if method == "random":
         return splits.at_random(len(layout.places))
-    split_of = splits.by_tiles(counts.tiles)
+    if method == "tiles":
+        split_of = splits.by_tiles(counts.tiles)
+    else:
+        split_of = splits.by_lists(method, counts.tiles)
     return [split_of[tile] for tile in layout.places[:, 0].tolist()]
 
 
@@ -172,7 +226,7 @@ def _assign_splits(method: str, layout: Layout, counts: PixelCounts) -> list[str
 )
 @click.option(
     "--split",
-    type=click.Choice(["tiles", "random"]),
+    type=click.Choice(splits.METHODS),
     default="tiles",
     show_default=True,
     help="How patches are assigned to train, val and test. tiles: by whole tiles; tiles that show "
@@ -180,6 +234,16 @@ def _assign_splits(method: str, layout: Layout, counts: PixelCounts) -> list[str
     "for val and no test split. random leaks: patches of one image are in both splits. Use it only "
     "to compare with published numbers.",
 )
+@click.option(
+    "--train",
+    metavar="TILES",
+    default="",
+    help="Tiles to train on, for example 4,7,8. Needs --val or --test. With these three lists you "
+    "choose the splits yourself. Tiles that show the same ground (in the Dubai set 1 and 3; and 4, "
+    "7 and 8) must be in the same list. Tiles in no list are left out of the set.",
+)
+@click.option("--val", metavar="TILES", default="", help="Tiles to validate on. Needs --train.")
+@click.option("--test", metavar="TILES", default="", help="Tiles to test on. Needs --train.")
 @click.option(
     "--scale",
     type=click.IntRange(1, 64),
@@ -196,6 +260,12 @@ def _assign_splits(method: str, layout: Layout, counts: PixelCounts) -> list[str
     show_default=True,
     help="What to do with mask colours that belong to no class. error: stop and list them. "
     "ignore: label their pixels as ignore.",
+)
+@click.option(
+    "--mosaics",
+    is_flag=True,
+    help="Store each tile as one image too, shrunk by --scale, so that training windows can be "
+    "drawn anywhere in it. Cannot be combined with --split random.",
 )
 @click.option(
     "--download",
@@ -218,8 +288,12 @@ def main(
     patch_size: int,
     grid: str,
     split: str,
+    train: str,
+    val: str,
+    test: str,
     scale: int,
     on_unknown: str,
+    mosaics: bool,
     download: bool,
     force: bool,
     workers: int | None,
@@ -228,16 +302,26 @@ def main(
 
     RAW holds `Tile N/images/image_part_00K.jpg` and `Tile N/masks/image_part_00K.png`. All bad
     files are listed before anything is written. An EXIF orientation is ignored: pixels are used as
-    the file stores them. OUT gets images.npy, masks.npy, patches.csv and manifest.json. An
-    interrupted command never leaves a partial set.
+    the file stores them. OUT gets images.npy, masks.npy, patches.csv and manifest.json, and with
+    --mosaics also mosaic_images.npy and mosaic_masks.npy. An interrupted command never leaves a
+    partial set.
 
     \b
     Examples:
       python -m segmentation.prepare data/raw data/prepared --download
       python -m segmentation.prepare data/raw data/small --scale 4
       python -m segmentation.prepare data/raw data/published --grid crop --split random
+      python -m segmentation.prepare data/raw data/half --train 4,7,8 --val 1,3,5 --test 2,6
     """
-    options = PrepareOptions(patch_size, grid, split, scale, on_unknown)
+    if train or val or test:
+        lists = f"{train}/{val}/{test}"
+        if split == "random":
+            raise UserError(
+                f"--split random cannot be combined with {splits.as_options(lists)}; "
+                "leave out the one or the other"
+            )
+        split = lists
+    options = PrepareOptions(patch_size, grid, split, scale, on_unknown, mosaics)
     try:
         exists = raw.exists()
     except OSError as error:  # a name that no file can have
@@ -252,12 +336,21 @@ def main(
     fresh = prepare(raw.absolute(), out, options, force, workers)
     manifest = find_manifest(out)
     assert manifest  # `prepare` wrote or checked it
-    number = manifest["patches"]
-    click.echo(
+    click.echo(_summary(out, manifest) + ("" if fresh else "; already prepared, nothing to do"))
+
+
+def _summary(out: Path, manifest: Manifest) -> str:
+    """What the set in `out` holds, in one line."""
+    number, mosaics = manifest["patches"], manifest.get("mosaics")
+    text = (
         f"{out}: {number['total']} patches of {manifest['patch_size']} px "
         f"(train {number['train']}, val {number['val']}, test {number['test']})"
-        + ("" if fresh else "; already prepared, nothing to do")
     )
+    if mosaics:
+        text += f" and {len(mosaics)} mosaics"
+    if left_out := manifest["split"].get("left_out"):
+        text += f"; left out, because no list names them: tiles {', '.join(map(str, left_out))}"
+    return text
 
 
 if __name__ == "__main__":

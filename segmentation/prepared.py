@@ -9,6 +9,12 @@ tile, part, row and column:
                    part, split, and the share of its pixels per class and of ignore
     manifest.json  see `write_description`
 
+With `--mosaics` two more files hold whole tiles, M pixels together. The pixels of each mosaic lie
+row by row, and one mosaic follows the other. The manifest says where each begins:
+
+    mosaic_images.npy  (M, 3) uint8 RGB
+    mosaic_masks.npy   (M,) uint8 class indices, 255 = ignore
+
 The same source files and options give the same bytes. This module needs no OpenCV, so training and
 analysis import it quickly.
 """
@@ -16,12 +22,11 @@ analysis import it quickly.
 import csv
 import json
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
-from hashlib import file_digest, sha256
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,13 +36,17 @@ from numpy.typing import NDArray
 
 from segmentation import splits
 from segmentation.errors import UserError, written
+from segmentation.files import file_checksums
 from segmentation.labels import CLASSES, COLORS, IGNORE
 
 FORMAT_VERSION = 1
 """Stands in manifest.json. A set of another version has to be prepared again."""
 
 DATA_FILES = ("images.npy", "masks.npy", "patches.csv")
-"""The files whose SHA-256 the manifest holds."""
+"""The files of every set whose SHA-256 the manifest holds."""
+
+MOSAIC_FILES = ("mosaic_images.npy", "mosaic_masks.npy")
+"""The same, for the two more files of a set with mosaics."""
 
 FILES = (*DATA_FILES, "manifest.json")
 
@@ -56,14 +65,16 @@ class PrepareOptions:
     """What determines a prepared set besides its source files.
 
     Raises:
-        UserError: `patch_size` is not a multiple of `scale`.
+        UserError: `patch_size` is not a multiple of `scale`, `split` is not usable (see
+            `splits.canonical_lists`), or mosaics are asked for with a random split.
     """
 
     patch_size: int = 256  # side of a patch in px of the source image
     grid: str = "cover"  # a key of `tiling.GRIDS`
-    split: str = "tiles"  # `tiles` or `random`
+    split: str = "tiles"  # `tiles`, `random`, or lists of tiles: "4,7,8/1,3,5/2,6"
     scale: int = 1  # patches are stored at 1 / scale of their size
     on_unknown: str = "error"  # `error` or `ignore`: mask colours that belong to no class
+    mosaics: bool = False  # store whole tiles too
 
     def __post_init__(self) -> None:
         if self.patch_size % self.scale:
@@ -72,11 +83,29 @@ class PrepareOptions:
                 f"--patch-size {self.patch_size} is not a multiple of --scale {self.scale}, "
                 f"and patches shrink by whole blocks; take --patch-size {nearest}"
             )
+        if self.split not in splits.METHODS:  # equal lists are equal options, however written
+            object.__setattr__(self, "split", splits.canonical_lists(self.split))
+        if self.mosaics and self.split == "random":
+            raise UserError(
+                "--mosaics cannot be combined with --split random: whole tiles would hold the "
+                "patches of val; leave one of them out"
+            )
 
     @property
     def stored_size(self) -> int:
         """Height and width of a stored patch in px."""
         return self.patch_size // self.scale
+
+    def described(self) -> dict[str, Any]:
+        """Name -> value, as the manifest and the checksum hold them.
+
+        `mosaics` is left out where it is False, so that sets made before it existed keep their
+        checksum.
+        """
+        values = asdict(self)
+        if not self.mosaics:
+            del values["mosaics"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,15 @@ class PatchTable:
     places: NDArray[np.int64]  # (N, 4): tile, part, row, column
     split: list[str]  # N names of splits
     pixels: NDArray[np.int64]  # (N, 7): pixels per class and of ignore in the stored patch
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """One image of whole ground at the set's scale: a tile, or a part whose tile has no mosaic."""
+
+    tile: int
+    image: NDArray[np.uint8]  # (h, w, 3) RGB, memory-mapped
+    mask: NDArray[np.uint8]  # (h, w) class indices, 255 = ignore, memory-mapped
 
 
 class ArrayWriter:
@@ -125,16 +163,19 @@ def write_description(
     table: PatchTable,
     tile_pixels: Mapping[int, NDArray[np.int64]],
     sources: Mapping[str, str],
+    left_out: Sequence[int] = (),
+    mosaics: Sequence[Mapping[str, int]] = (),
 ) -> None:
-    """Writes patches.csv and manifest.json beside the two arrays, which must be complete.
+    """Writes patches.csv and manifest.json beside the arrays, which must be complete.
 
     The manifest holds:
 
     - the version of the format, the options, the classes with their colours
     - the numbers of patches and of pixels per class, for the whole set and per split
-    - how the splits were chosen, and whether they leak
+    - how the splits were chosen, whether they leak, and the tiles that no list names
+    - for a set with mosaics: tile, height, width and index of the first pixel of each
     - the SHA-256 of each source file, and `checksum`, which names this version of the data
-    - the SHA-256 of each of the three other files
+    - the SHA-256 of each of the other files
 
     Args:
         folder: The folder of the set.
@@ -142,13 +183,19 @@ def write_description(
         table: The patches.
         tile_pixels: Tile -> (7,) pixels per class and of ignore, of the whole masks.
         sources: Name of each source file -> its SHA-256.
+        left_out: Tiles of the raw folder that are not in the set.
+        mosaics: `tile`, `height`, `width` and `first` of each mosaic, in the order of the files.
     """
     _write_table(folder / "patches.csv", table)
     manifest = _counts(options, table, tile_pixels)
+    if left_out:
+        manifest["split"]["left_out"] = list(left_out)
+    if mosaics:
+        manifest["mosaics"] = [dict(mosaic) for mosaic in mosaics]
     manifest |= {
         "sources": dict(sources),
         "checksum": data_checksum(sources, options),
-        "files": file_checksums(folder),
+        "files": file_checksums(folder, _data_files(options.mosaics)),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -173,7 +220,7 @@ def _counts(
     groups = splits.groups(sorted(tile_pixels))
     return {
         "format_version": FORMAT_VERSION,
-        "options": asdict(options),
+        "options": options.described(),
         "classes": list(CLASSES),
         "colors": ["#" + bytes(color).hex().upper() for color in COLORS],
         "ignore": IGNORE,
@@ -203,30 +250,15 @@ def _by_class(values: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, floa
     return dict(zip(COLUMNS, np.round(values, 6).tolist(), strict=True))
 
 
+def _data_files(mosaics: bool) -> tuple[str, ...]:
+    """The files whose SHA-256 the manifest of a set with or without mosaics holds."""
+    return DATA_FILES + (MOSAIC_FILES if mosaics else ())
+
+
 def data_checksum(sources: Mapping[str, str], options: PrepareOptions) -> str:
     """SHA-256 over everything that determines the set. Runs record it as the data's version."""
-    content = [FORMAT_VERSION, asdict(options), CLASSES, COLORS.tolist(), dict(sources)]
+    content = [FORMAT_VERSION, options.described(), CLASSES, COLORS.tolist(), dict(sources)]
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_checksums(folder: Path) -> dict[str, str]:
-    """Name -> SHA-256 of the set's data files."""
-    with ThreadPoolExecutor(len(DATA_FILES)) as pool:  # hashing releases the interpreter lock
-        checksums = pool.map(lambda name: _checksum(folder / name), DATA_FILES)
-        return dict(zip(DATA_FILES, checksums, strict=True))
-
-
-def _checksum(path: Path) -> str:
-    """SHA-256 of a file, computed once per process as long as the file does not change."""
-    state = path.stat()
-    return _checksum_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _checksum_of_state(path: Path, *_state: int) -> str:
-    """SHA-256 of a file. Another inode, size or time of change in `_state` misses the cache."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def find_manifest(folder: Path) -> Manifest | None:
@@ -279,15 +311,16 @@ class PreparedSet:
                     f"make one: python -m segmentation.prepare RAW {folder}"
                 )
             manifest = _read_manifest(file, repair)
-            for name in DATA_FILES:
+            names = _data_files("mosaics" in manifest)
+            for name in names:
                 if not (folder / name).is_file():
                     raise UserError(f"{folder / name} is missing; {repair}")
-            checksums = file_checksums(folder)
+            checksums = file_checksums(folder, names)
         except OSError as error:
             raise UserError(
                 f"{error.filename or folder} cannot be read: {error.strerror}"
             ) from error
-        for name in DATA_FILES:
+        for name in names:
             if checksums[name] != manifest["files"].get(name):
                 raise UserError(
                     f"{folder / name} is not the file that was prepared: "
@@ -320,6 +353,16 @@ class PreparedSet:
         with (self.folder / "patches.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
+    @cached_property
+    def tiles(self) -> NDArray[np.int64]:
+        """(N,) int64: the tile of each patch."""
+        return np.array([int(row["tile"]) for row in self.patches], dtype=np.int64)
+
+    @property
+    def places(self) -> list[tuple[int, ...]]:
+        """The tiles of the set, grouped by the ground that they show; sorted."""
+        return splits.groups(np.unique(self.tiles).tolist())
+
     def has(self, split: str) -> bool:
         """Whether the split has patches."""
         return any(row["split"] == split for row in self.patches)
@@ -333,9 +376,45 @@ class PreparedSet:
         chosen = [index for index, row in enumerate(self.patches) if row["split"] == split]
         if not chosen:
             raise UserError(
-                f"{self.folder} has no {split} patches; prepare it with another --split"
+                f"{self.folder} has no {split} patches; "
+                "prepare a set that has, with --split tiles or with lists of tiles"
             )
         return np.array(chosen, dtype=np.int64)
+
+    def indices_of(self, tiles: Sequence[int]) -> NDArray[np.int64]:
+        """(n,) int64: the indices of the patches of these tiles in any split, ascending.
+
+        Raises:
+            UserError: A tile is not in the set.
+        """
+        there = np.unique(self.tiles).tolist()
+        if unknown := sorted(set(tiles) - set(there)):
+            raise UserError(
+                f"{self.folder} has no tile {', '.join(map(str, unknown))}; "
+                f"name tiles that it has: {', '.join(map(str, there))}"
+            )
+        return np.flatnonzero(np.isin(self.tiles, list(tiles))).astype(np.int64)
+
+    def mosaics(self, split: str) -> list[Mosaic]:
+        """The mosaics of the split's tiles, ascending by tile.
+
+        Raises:
+            UserError: The set holds no mosaics, or the split has no patches.
+        """
+        if "mosaics" not in self.manifest:
+            raise UserError(
+                f"{self.folder} holds no mosaics; prepare a set that does, with --mosaics"
+            )
+        tiles = set(self.tiles[self.indices(split)].tolist())
+        images, masks = (self._mapped(name) for name in MOSAIC_FILES)
+        found = []
+        for entry in self.manifest["mosaics"]:
+            if entry["tile"] in tiles:
+                shape = entry["height"], entry["width"]
+                pixels = slice(entry["first"], entry["first"] + shape[0] * shape[1])
+                image, mask = images[pixels].reshape(*shape, 3), masks[pixels].reshape(shape)
+                found.append(Mosaic(entry["tile"], image, mask))
+        return found
 
     def _mapped(self, name: str) -> NDArray[np.uint8]:
         array: NDArray[np.uint8] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)

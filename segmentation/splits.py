@@ -18,6 +18,7 @@ resolution is not published.
 This module needs only NumPy.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.errors import UserError
-from segmentation.labels import CLASSES, NUM_CLASSES
+from segmentation.labels import CLASSES, NUM_CLASSES, UNLABELED
 
 SPLITS = ("train", "val", "test")
 
@@ -38,6 +39,11 @@ OVERLAPPING = (frozenset({1, 3}), frozenset({4, 7, 8}))
 Tiles 1 and 3 share identical pixels, and so do tiles 7 and 8. Tile 4 shows the place of tile 8 on
 another date. The synthetic city overlaps in the same way. A group is never divided between splits.
 """
+
+METHODS = ("tiles", "random")
+"""Ways to choose the splits without lists of tiles: `by_tiles` and `at_random`."""
+
+_TILE = re.compile(r"[1-9][0-9]{0,8}")
 
 _MAX_EXHAUSTIVE = 8
 """Groups for which every assignment is compared: 3^8 = 6561. The Dubai set has 5 groups."""
@@ -93,6 +99,89 @@ def by_tiles(counts: Mapping[int, NDArray[np.int64]]) -> dict[int, str]:
             "no choice of whole tiles gives train all six classes; take --split random, which leaks"
         )
     return {tile: SPLITS[split] for unit, split in zip(units, best, strict=True) for tile in unit}
+
+
+def parse_lists(text: str) -> dict[str, list[int]]:
+    """Split -> its tiles, ascending, from a text such as "4,7,8/1,3,5/2,6" (train/val/test).
+
+    Raises:
+        UserError: The text is not three lists of tile numbers.
+    """
+    fields = text.split("/")
+    if len(fields) != len(SPLITS):
+        raise UserError(
+            f"{text!r} is not a list of tiles per split; "
+            "separate tiles by commas, as in --train 4,7,8 --val 1,3 --test 2,6"
+        )
+    tiles = {}
+    for split, field in zip(SPLITS, fields, strict=True):
+        numbers = [number.strip() for number in field.split(",")] if field else []
+        if not all(_TILE.fullmatch(number) for number in numbers):
+            raise UserError(
+                f"--{split} {field!r} is not a list of tile numbers; "
+                f"separate them by commas, as in --{split} 4,7,8"
+            )
+        tiles[split] = sorted(set(map(int, numbers)))
+    return tiles
+
+
+def as_options(text: str) -> str:
+    """Lists of tiles as the command line sets them: "4,7,8//2" -> "--train 4,7,8 --test 2"."""
+    fields = zip(SPLITS, text.split("/"), strict=False)
+    return " ".join(f"--{split} {tiles}" for split, tiles in fields if tiles)
+
+
+def canonical_lists(text: str) -> str:
+    """The lists of tiles in `text`, sorted: "8,7,4//2" -> "4,7,8//2".
+
+    Raises:
+        UserError: `text` is not three lists, train is empty or alone, or two lists name the same
+            tile or the same ground.
+    """
+    tiles = parse_lists(text)
+    if not tiles["train"]:
+        raise UserError(f"{as_options(text)} needs --train; name the tiles to train on too")
+    if not tiles["val"] and not tiles["test"]:
+        raise UserError(
+            f"{as_options(text)} needs --val or --test; name the tiles to validate or test on too"
+        )
+    owners: dict[int, str] = {}
+    for split, numbers in tiles.items():
+        for tile in numbers:
+            if other := owners.get(tile):
+                raise UserError(
+                    f"tile {tile} is in --{other} and in --{split}; leave it out of one of them"
+                )
+            owners[tile] = split
+    for group in groups(sorted(owners)):
+        if len({owners[tile] for tile in group}) > 1:
+            where = ", ".join(f"{tile} (--{owners[tile]})" for tile in group)
+            raise UserError(
+                f"tiles {where} show the same ground, and one split must have them all; "
+                "name them in the same list, or leave tiles out"
+            )
+    return "/".join(",".join(map(str, numbers)) for numbers in tiles.values())
+
+
+def by_lists(text: str, counts: Mapping[int, NDArray[np.int64]]) -> dict[int, str]:
+    """Tile -> split, from canonical lists of tiles.
+
+    Args:
+        text: What `canonical_lists` returned.
+        counts: Tile -> (7,) int64, pixels per class and of ignore of the whole tile.
+
+    Raises:
+        UserError: The training tiles lack a class other than Unlabeled.
+    """
+    tiles = parse_lists(text)
+    pixels = np.sum([counts[tile] for tile in tiles["train"]], axis=0)
+    absent = [CLASSES[index] for index in np.flatnonzero(pixels[:NUM_CLASSES] == 0)]
+    if missing := [name for name in absent if name != CLASSES[UNLABELED]]:
+        raise UserError(
+            f"the tiles {', '.join(map(str, tiles['train']))} of --train show no "
+            f"{', '.join(missing)}; add tiles that do"
+        )
+    return {tile: split for split, numbers in tiles.items() for tile in numbers}
 
 
 def at_random(count: int, fraction: float = 0.2, seed: int = 42) -> list[str]:

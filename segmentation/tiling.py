@@ -1,4 +1,4 @@
-"""Cuts images and masks into patches and shrinks the patches. Needs only NumPy and patchify."""
+"""Cuts images and masks into patches and shrinks them. Needs only NumPy and patchify."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -61,7 +61,7 @@ def cut(image: NDArray[Scalar], size: int, grid: str) -> tuple[NDArray[Scalar], 
 def shrink_images(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     """Mean of each scale x scale block, rounded half up.
 
-    (n, p, p, 3) uint8 -> (n, p / scale, p / scale, 3) uint8.
+    (n, h, w, 3) uint8 -> (n, h / scale, w / scale, 3) uint8. `scale` divides both sides.
     """
     area = scale * scale
     return ((_block_sums(images, scale) + area // 2) // area).astype(np.uint8)
@@ -72,8 +72,8 @@ def shrink_masks(
 ) -> NDArray[np.uint8]:
     """Most frequent value of each scale x scale block.
 
-    (n, p, p) uint8 -> (n, p / scale, p / scale) uint8. `values` lists all values that occur. In a
-    tie the value that is listed first wins.
+    (n, h, w) uint8 -> (n, h / scale, w / scale) uint8. `scale` divides both sides. `values` lists
+    all values that occur. In a tie the value that is listed first wins.
     """
     most = np.zeros((len(masks), *(side // scale for side in masks.shape[1:])), np.uint32)
     winner = np.full(most.shape, values[0], np.uint8)

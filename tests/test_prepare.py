@@ -9,14 +9,14 @@ from pathlib import Path
 import damaged_images as images
 import numpy as np
 import pytest
-from prepare_helpers import SMALL, contents, read_table, run_prepare
+from prepare_helpers import SMALL, contents, read_image, read_table, run_prepare, write_image
 from project_helpers import ROOT
 
 from segmentation.errors import UserError
-from segmentation.labels import CLASSES
+from segmentation.labels import CLASSES, COLORS
 from segmentation.prepare import prepare
-from segmentation.prepared import FILES, PrepareOptions
-from segmentation.splits import OVERLAPPING
+from segmentation.prepared import DATA_FILES, FILES, PreparedSet, PrepareOptions
+from segmentation.splits import OVERLAPPING, SPLITS
 
 # Pixels of the 72 masks of the Dubai set, counted with np.unique over their packed colours.
 REAL_PIXELS = {
@@ -44,6 +44,66 @@ def test_random_split_is_marked_as_leaking(city, tmp_path):
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["leaks"] is True and manifest["patches"]["test"] == 0
     assert manifest["patches"]["val"] == -(-manifest["patches"]["total"] // 5)
+
+
+def test_the_default_splits_written_as_lists_give_the_same_patches(city, city_set, tmp_path):
+    tiles = json.loads((city_set / "manifest.json").read_text())["split"]["tiles"]
+    lists = [(f"--{split}", ",".join(map(str, tiles[split]))) for split in SPLITS]
+    options = [word for pair in lists for word in pair]
+    made = run_prepare(city, tmp_path / "set", "--patch-size", 32, *options)
+    assert made.exit_code == 0 and "left out" not in made.output
+    for name in DATA_FILES:
+        assert contents(tmp_path / "set")[name] == contents(city_set)[name]
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["options"]["split"] == "/".join(text for _, text in lists)
+    assert manifest["leaks"] is False and "left_out" not in manifest["split"]
+    PreparedSet.open(tmp_path / "set")
+
+
+def test_tiles_in_no_list_are_left_out_and_val_may_be_empty(city, city_set, tmp_path):
+    made = run_prepare(city, tmp_path / "set", "--patch-size", 32, "--train", "4, 1", "--test", "2")
+    assert made.exit_code == 0 and "left out, because no list names them: tiles 3\n" in made.output
+    prepared = PreparedSet.open(tmp_path / "set")
+    split = prepared.manifest["split"]
+    assert split["tiles"] == {"train": [1, 4], "val": [], "test": [2]} and split["left_out"] == [3]
+    assert not any("Tile 3" in name for name in prepared.manifest["sources"])
+    whole = PreparedSet.open(city_set)
+    kept = whole.indices_of([1, 2, 4])
+    np.testing.assert_array_equal(prepared.images, whole.images[kept])
+    np.testing.assert_array_equal(prepared.masks, whole.masks[kept])
+    again = run_prepare(city, tmp_path / "set", "--patch-size", 32, "--train", "1,4", "--test", "2")
+    assert again.exit_code == 0 and "already prepared" in again.output
+    other = run_prepare(city, tmp_path / "set", "--patch-size", 32)
+    assert "was prepared with --train 1,4 --test 2; name another folder" in other.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train", "1,9", "--val", "2"], "has no tile 9; name tiles that it has: 1, 2, 3, 4"),
+        (["--train", "1", "--test", "12,2,11"], "has no tile 11, 12; name tiles"),
+        (["--train", "1", "--val", "3"], "tiles 1 (--train), 3 (--val) show the same ground"),
+        (["--val", "3"], "--val 3 needs --train"),
+        (["--train", "1", "--val", "2", "--split", "random"], "combined with --train 1 --val 2;"),
+        (["--mosaics", "--split", "random"], "--mosaics cannot be combined with --split random"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused_before_any_pixel_is_decoded(
+    city, tmp_path, arguments, message, monkeypatch
+):
+    monkeypatch.setattr("segmentation.convert.decode", None)
+    refused = run_prepare(city, tmp_path / "set", "--patch-size", 32, *arguments)
+    assert refused.exit_code == 1 and message in refused.output, refused.output
+    assert refused.output.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_training_tiles_without_a_class_leave_no_set(city_copy, tmp_path):
+    for path in (city_copy / "Tile 2/masks").iterdir():
+        write_image(path, np.full_like(read_image(path), COLORS[0]))
+    lists = ["--train", "2", "--val", "4"]
+    refused = run_prepare(city_copy, tmp_path / "set", "--patch-size", 32, *lists)
+    assert refused.exit_code == 1 and "tiles 2 of --train show no Land, Road," in refused.output
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 def test_a_second_run_changes_nothing_and_reports_that(city, city_set):

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from segmentation.errors import UserError
-from segmentation.splits import OVERLAPPING, SPLITS, at_random, by_tiles, groups
+from segmentation.splits import (
+    OVERLAPPING,
+    SPLITS,
+    as_options,
+    at_random,
+    by_lists,
+    by_tiles,
+    canonical_lists,
+    groups,
+    parse_lists,
+)
 
 # Pixels of Building, Land, Road, Vegetation, Water, Unlabeled and black in the tiles of the Dubai
 # set, counted with np.unique.
@@ -111,3 +121,61 @@ def test_the_random_split_agrees_with_sklearn(count):
 def test_a_single_patch_cannot_be_split():
     with pytest.raises(UserError, match="1 patch cannot be split"):
         at_random(1)
+
+
+@given(st.dictionaries(st.sampled_from(groups(range(1, 13))), st.sampled_from(SPLITS)))
+def test_lists_that_keep_groups_together_are_what_the_patches_get(split_of_group):
+    lists = {split: [] for split in SPLITS}
+    for group, split in split_of_group.items():
+        lists[split] += group
+    text = "/".join(", ".join(map(str, reversed(tiles))) for tiles in lists.values())
+    if not lists["train"] or not lists["val"] + lists["test"]:
+        with pytest.raises(UserError, match="needs"):
+            canonical_lists(text)
+        return
+    canonical = canonical_lists(text)
+    assert canonical_lists(canonical) == canonical and " " not in canonical
+    assert parse_lists(canonical) == {split: sorted(tiles) for split, tiles in lists.items()}
+    named = {tile: split for split, tiles in lists.items() for tile in tiles}
+    assert by_lists(canonical, {tile: np.ones(7, int) for tile in named}) == named
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4,7/4,1/", r"tile 4 is in --train and in --val; leave it out of one"),
+        ("2/5/6,2", r"tile 2 is in --train and in --test"),
+        (
+            "4,7/1/8",
+            r"tiles 4 \(--train\), 7 \(--train\), 8 \(--test\) show the same ground.*same list",
+        ),
+        ("1/3/", r"tiles 1 \(--train\), 3 \(--val\) show the same ground"),
+        ("/1/2", r"--val 1 --test 2 needs --train; name"),
+        ("4,7//", r"--train 4,7 needs --val or --test; name"),
+        ("//", "needs --train"),
+        ("4;7/1/", r"--train '4;7' is not a list of tile numbers; .*--train 4,7,8"),
+        ("4/1,/", r"--val '1,' is not a list"),
+        ("4/0/", r"--val '0' is not a list"),
+        ("4/-1/", r"--val '-1' is not a list"),
+        ("4/٣/", r"--val .* is not a list"),
+        ("4//1 2", r"--test '1 2' is not a list"),
+        (f"4//{'9' * 5000}", r"--test .* is not a list"),
+        ("4/1", r"'4/1' is not a list of tiles per split; .*--train 4,7,8"),
+        ("hexagons", "'hexagons' is not a list of tiles per split"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_errors_that_say_what_to_do(text, message):
+    with pytest.raises(UserError, match=message):
+        canonical_lists(text)
+
+
+def test_lists_read_as_the_command_line_that_sets_them():
+    assert as_options("4,7,8//2,6") == "--train 4,7,8 --test 2,6"
+
+
+def test_training_tiles_must_show_every_class_but_unlabeled():
+    counts = {tile: np.array(pixels) for tile, pixels in REAL.items()}
+    assert by_lists("4/5/", counts) == {4: "train", 5: "val"}  # tile 4 shows no Unlabeled
+    counts[4][[2, 4]] = 0
+    with pytest.raises(UserError, match=r"tiles 4 of --train show no Road, Water; add tiles"):
+        by_lists("4/5/", counts)

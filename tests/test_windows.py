@@ -62,10 +62,10 @@ def test_windows_are_slices_of_the_mosaics_and_every_position_occurs():
 
 def test_an_epoch_has_as_many_pixels_as_the_mosaics():
     batches = Windows(GROUNDS, Config(window=16, batch_size=7))
-    assert batches.examples == round((70 * 90 + 64 * 33) / 16**2)
+    assert batches.images_per_epoch == round((70 * 90 + 64 * 33) / 16**2)
     images, masks = epoch(batches)
-    assert images.shape == (batches.examples, 16, 16, 3) and images.dtype == np.uint8
-    assert masks.shape == (batches.examples, 16, 16) and masks.dtype == np.uint8
+    assert images.shape == (batches.images_per_epoch, 16, 16, 3) and images.dtype == np.uint8
+    assert masks.shape == (batches.images_per_epoch, 16, 16) and masks.dtype == np.uint8
 
 
 def test_windows_depend_only_on_seed_epoch_and_number():
