@@ -8,7 +8,6 @@ that becomes slower slows both.
 """
 
 import multiprocessing
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -132,4 +131,4 @@ def main(**options: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
