@@ -16,7 +16,6 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import click
@@ -127,11 +126,12 @@ def main(
     size = prepared.patch_size
     device, precision = models.set_precision(precision)
     keras.utils.set_random_seed(0)
-    fixed = Config.from_mapping({"batch_size": batch_size, "augment": augment})
+    values = {"batch_size": batch_size, "augment": augment}
+    fixed = Config.from_mapping(values)
     ours = models.compiled(fixed, size, steps)
     patches, windows = (
         Steps(datasets.training(prepared, config, first_epoch=0), steps)
-        for config in (fixed, replace(fixed, window=size, **WINDOWS))
+        for config in (fixed, Config.from_mapping({**values, "window": size, **WINDOWS}))
     )
     images, masks = map(tf.constant, patches[0])
     bare = tf.data.Dataset.from_tensors((images, masks)).repeat(steps)

@@ -63,7 +63,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
         images, masks = self._load(chosen)
         if self.seed is not None and (self.kind != "none" or self.photometric):
             for i, example in enumerate(chosen.tolist()):
-                images[i], masks[i] = self._changed(images[i], masks[i], example)
+                seeds = [self.seed, self.epoch, example]
+                images[i], masks[i] = self._changed(images[i], masks[i], seeds)
         return images, masks
 
     def on_epoch_end(self) -> None:
@@ -77,9 +78,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
         """Images and masks of the chosen examples, copied."""
         raise NotImplementedError
 
-    def _changed(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], example: int) -> Pair:
-        """Image and mask after augmentation."""
-        seeds = [self.seed, self.epoch, example]
+    def _changed(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], seeds: list[int]) -> Pair:
+        """Image and mask after augmentation with these seeds."""
         if augment := self._augment():
             seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
             image, mask = augment(image, mask, seed)
@@ -148,7 +148,7 @@ class Windows(Batches):
     """
 
     def __init__(self, mosaics: Sequence[Mosaic], config: Config, first_epoch: int = 0) -> None:
-        self.sampler = Sampler(mosaics, config)
+        self.sampler, self.config = Sampler(mosaics, config), config
         super().__init__(
             len(self.sampler),
             config.batch_size,
@@ -163,7 +163,7 @@ class Windows(Batches):
 
     def _load(self, chosen: NDArray[np.int64]) -> Pair:
         windows = [
-            self.sampler.draw(np.random.default_rng([self.seed, self.epoch, number, WINDOW]))
+            self.sampler.draw(np.random.default_rng([self.config.seed, self.epoch, number, WINDOW]))
             for number in chosen.tolist()
         ]
         images, masks = zip(*windows, strict=True)
