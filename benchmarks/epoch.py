@@ -126,12 +126,12 @@ def main(
     size = prepared.patch_size
     device, precision = models.set_precision(precision)
     keras.utils.set_random_seed(0)
-    values = {"batch_size": batch_size, "augment": augment}
-    fixed = Config.from_mapping(values)
+    options = {"batch_size": batch_size, "augment": augment}
+    fixed = Config.from_mapping(options)
     ours = models.compiled(fixed, size, steps)
     patches, windows = (
         Steps(datasets.training(prepared, config, first_epoch=0), steps)
-        for config in (fixed, Config.from_mapping({**values, "window": size, **WINDOWS}))
+        for config in (fixed, Config.from_mapping({**options, "window": size, **WINDOWS}))
     )
     images, masks = map(tf.constant, patches[0])
     bare = tf.data.Dataset.from_tensors((images, masks)).repeat(steps)
@@ -156,14 +156,14 @@ def main(
     for model, data in kinds.values():
         timed(model, data)  # compiles
     rounds = [{name: timed(*kind) for name, kind in kinds.items()} for _ in range(repeats)]
-    times = {name: [measured[name] for measured in rounds] for name in kinds}
+    times = {name: [turn[name] for turn in rounds] for name in kinds}
 
     print(
         f"{device}, {precision}, batch {batch_size}, {size} px, {steps} steps, augment {augment}, "
         f"median of {repeats}"
     )
-    for name, values in times.items():
-        wall = [value.wall for value in values]
+    for name, measured in times.items():
+        wall = [one.wall for one in measured]
         print(f"{name:20} {statistics.median(wall):7.2f} s  ({min(wall):.2f} to {max(wall):.2f})")
     print("ratio                   wall     cpu")
     for one, other, target in (

@@ -57,7 +57,8 @@ def gain_and_gamma(
     gain, gamma = (1 + strength) ** random.uniform(-1, 1, 2)
     values = 255 * gain * (np.arange(256) / 255) ** gamma
     table = np.minimum(np.rint(values), 255).astype(np.uint8)
-    return table[image]
+    changed: NDArray[np.uint8] = table[image]
+    return changed
 
 
 def paste(target: Pair, source: Pair, random: np.random.Generator) -> None:

@@ -92,7 +92,7 @@ class Sampler:
         It is the window times a factor, log-uniform from 1 / (1 + jitter) to 1 + jitter.
         """
         factor = (1 + self.config.scale_jitter) ** random.uniform(-1, 1)
-        return min(round(self.config.window * factor), int(self._shapes.min()))
+        return min(round(float(self.config.window * factor)), int(self._shapes.min()))
 
     def _around_class(self, side: int, random: np.random.Generator) -> tuple[int, int, int]:
         """Mosaic, row and column of a square of this side that contains a pixel of some class.
