@@ -2,10 +2,12 @@
 
     python -m benchmarks.epoch data/prepared [--batch-size 16] [--steps 40] [--repeats 5]
 
-Three kinds of epochs take turns, so that a machine that becomes slower slows all three:
+The set needs mosaics: prepare it with --mosaics. Four kinds of epochs take turns, so that a machine
+that becomes slower slows all four:
 
     bare        the train step repeated on one batch that is already a tensor: the lower bound
-    ours        as many steps through `Patches` and its threads, with augmentation
+    patches     as many steps through `Patches` and its threads, with augmentation
+    windows     the same through `Windows`, with everything on that changes a window (WINDOWS)
     published   the notebooks' set-up: images and one-hot masks in memory as float32, float32
                 arithmetic, no threads
 """
@@ -13,7 +15,8 @@ Three kinds of epochs take turns, so that a machine that becomes slower slows al
 import os
 import statistics
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import click
 import keras
@@ -26,38 +29,62 @@ from segmentation.config import Config
 from segmentation.labels import NUM_CLASSES
 from segmentation.prepared import PreparedSet
 
+WINDOWS = {"scale_jitter": 0.5, "photometric": 0.2, "cutmix": 0.5, "class_sampling": 0.5}
+"""Hyperparameters of the windows, besides --augment."""
 
-class Steps(datasets.Patches):
-    """The first `steps` batches of the training split. A small set is repeated."""
 
-    def __init__(self, *arguments: Any, steps: int, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.steps = steps
+class Steps(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no annotations
+    """The first `steps` full batches of `data`. A small set is repeated."""
+
+    def __init__(self, data: datasets.Batches, steps: int) -> None:
+        super().__init__(workers=data.workers, max_queue_size=data.max_queue_size)
+        self.data, self.steps = data, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, batch: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return super().__getitem__(batch % (len(self.indices) // self.batch_size))
+        return self.data[batch % (self.data.images_per_epoch // self.data.batch_size)]
+
+
+class Times(NamedTuple):
+    """Seconds of the steps of one epoch.
+
+    On a CPU that other programs use too, the processor's seconds are the more exact ones. On a GPU
+    only the clock counts.
+    """
+
+    wall: float  # by the clock
+    cpu: float  # of all processor cores together, for this process
 
 
 class Clock(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no annotations
-    """Measures the seconds from the end of the first step to the end of the last.
+    """Measures `times` from the end of the first step to the end of the last.
 
     The first step is left out: it fills the queue and compiles.
     """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        now = time.perf_counter(), time.process_time()
         if batch == 0:
-            self.started = time.perf_counter()
-        self.seconds = time.perf_counter() - self.started
+            self.started = now
+        self.times = Times(now[0] - self.started[0], now[1] - self.started[1])
 
 
-def timed(model: keras.Model, data: Any) -> float:
-    """Seconds of one epoch without its first step."""
+def timed(model: keras.Model, data: Any) -> Times:
+    """Times of one epoch without its first step."""
     clock = Clock()
     model.fit(data, epochs=1, shuffle=False, verbose=0, callbacks=[clock])
-    return clock.seconds
+    return clock.times
+
+
+def ratio(times: Sequence[Times], others: Sequence[Times]) -> Times:
+    """Median of times / others over pairs that were measured one after the other."""
+    pairs = list(zip(times, others, strict=True))
+    return Times(
+        statistics.median(one.wall / other.wall for one, other in pairs),
+        statistics.median(one.cpu / other.cpu for one, other in pairs),
+    )
 
 
 def published_model(size: int) -> keras.Model:
@@ -67,7 +94,7 @@ def published_model(size: int) -> keras.Model:
 
     keras.config.set_dtype_policy("float32")
     image = keras.Input((size, size, 3))
-    network = models.published_unet(image, "relu")
+    network = models.unet(image, Config())
     scores = keras.layers.Conv2D(NUM_CLASSES, 1, activation="softmax")(network)
     model = keras.Model(image, scores)
     loss = (
@@ -99,9 +126,14 @@ def main(
     size = prepared.patch_size
     device, precision = models.set_precision(precision)
     keras.utils.set_random_seed(0)
-    ours = models.compiled(Config(batch_size=batch_size), size)
-    data = Steps(prepared, "train", batch_size, shuffle_seed=0, augment=augment, steps=steps)
-    images, masks = map(tf.constant, data[0])
+    options = {"batch_size": batch_size, "augment": augment}
+    fixed = Config.from_mapping(options)
+    ours = models.compiled(fixed, size, steps)
+    patches, windows = (
+        Steps(datasets.training(prepared, config, first_epoch=0), steps)
+        for config in (fixed, Config.from_mapping({**options, "window": size, **WINDOWS}))
+    )
+    images, masks = map(tf.constant, patches[0])
     bare = tf.data.Dataset.from_tensors((images, masks)).repeat(steps)
 
     published = published_model(size)
@@ -112,32 +144,37 @@ def main(
     ][..., :NUM_CLASSES]
     in_memory = floats.nbytes + one_hot.nbytes
 
-    seconds: dict[str, list[float]] = {"bare": [], "ours": [], "published": []}
     arrays = (
         tf.data.Dataset.from_tensor_slices((floats, one_hot)).repeat().batch(batch_size).take(steps)
     )
-    for repeat in range(repeats + 1):
-        times = {
-            "bare": timed(ours, bare),
-            "ours": timed(ours, data),
-            "published": timed(published, arrays),
-        }
-        if repeat:  # the first compiles
-            for name, value in times.items():
-                seconds[name].append(value)
+    kinds = {
+        "bare": (ours, bare),
+        "patches": (ours, patches),
+        "windows": (ours, windows),
+        "published": (published, arrays),
+    }
+    for model, data in kinds.values():
+        timed(model, data)  # compiles
+    rounds = [{name: timed(*kind) for name, kind in kinds.items()} for _ in range(repeats)]
+    times = {name: [turn[name] for turn in rounds] for name in kinds}
 
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(
         f"{device}, {precision}, batch {batch_size}, {size} px, {steps} steps, augment {augment}, "
         f"median of {repeats}"
     )
-    for name, values in seconds.items():
-        print(f"{name:10} {medians[name]:7.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    pairs = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True))
-    print(f"ours / bare       {pairs:.3f}   (target: at most 1.05)")
-    print(f"published / ours  {medians['published'] / medians['ours']:.2f}")
+    for name, measured in times.items():
+        wall = [one.wall for one in measured]
+        print(f"{name:20} {statistics.median(wall):7.2f} s  ({min(wall):.2f} to {max(wall):.2f})")
+    print("ratio                   wall     cpu")
+    for one, other, target in (
+        ("patches", "bare", "   (target: at most 1.05)"),
+        ("windows", "bare", "   (target: at most 1.05)"),
+        ("published", "patches", ""),
+    ):
+        ratios = ratio(times[one], times[other])
+        print(f"{one + ' / ' + other:20} {ratios.wall:7.3f} {ratios.cpu:7.3f}{target}")
     print(
-        f"memory per patch  ours {4 * size**2 / 1024:.0f} KiB mapped, "
+        f"memory per patch: ours {4 * size**2 / 1024:.0f} KiB mapped, "
         f"published {in_memory / len(chosen) / 1024:.0f} KiB in memory"
     )
 

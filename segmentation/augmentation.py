@@ -1,4 +1,4 @@
-"""Augments image and mask together with albumentations. The same seed gives the same result."""
+"""Random changes of training images and their masks. The same seed gives the same result."""
 
 import os
 from collections.abc import Callable
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Augment = Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair]
 """Function (image, mask, seed) -> (image, mask): (h, h, 3) uint8 RGB and (h, h) uint8."""
+
+LARGEST_PASTE = 0.5
+"""Largest share of a window's area that `paste` replaces. Above it, the other window dominates."""
 
 
 def augmenter(kind: str) -> Augment | None:
@@ -39,3 +42,35 @@ def augmenter(kind: str) -> Augment | None:
         return changed["image"], changed["mask"]
 
     return augment
+
+
+def gain_and_gamma(
+    image: NDArray[np.uint8], strength: float, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """`image`, of any shape, with a random gain and a random gamma.
+
+    A value x becomes 255 * gain * (x / 255) ** gamma, limited to 255. Gain and gamma are drawn
+    log-uniformly from 1 / (1 + strength) to 1 + strength. They are the same for all pixels and
+    channels, so black stays black and a dark image stays darker than a bright one: darkness
+    distinguishes classes.
+    """
+    gain, gamma = (1 + strength) ** random.uniform(-1, 1, 2)
+    values = 255 * gain * (np.arange(256) / 255) ** gamma
+    table = np.minimum(np.rint(values), 255).astype(np.uint8)
+    changed: NDArray[np.uint8] = table[image]
+    return changed
+
+
+def paste(target: Pair, source: Pair, random: np.random.Generator) -> None:
+    """Replaces a random square of `target`, image and mask, with the same square of `source`.
+
+    Both are (p, p, 3) and (p, p) uint8. This is CutMix (Yun et al., ICCV 2019, algorithm 1), with
+    two differences. The square's share of the area is uniform from 0 to LARGEST_PASTE, and the
+    square lies wholly inside the image, so that it keeps this share.
+    """
+    size = len(target[1])
+    side = int(size * random.uniform(0, LARGEST_PASTE) ** 0.5)
+    top, left = random.integers(size - side + 1, size=2)
+    square = slice(top, top + side), slice(left, left + side)
+    for new, old in zip(source, target, strict=True):
+        old[square] = new[square]

@@ -2,78 +2,91 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.augmentation import Augment, augmenter
+from segmentation.augmentation import Augment, Pair, augmenter, gain_and_gamma
 from segmentation.config import Config
-from segmentation.prepared import PreparedSet
+from segmentation.prepared import Mosaic, PreparedSet
+from segmentation.windows import Sampler
+
+PHOTOMETRIC, WINDOW = 1, 2
+"""Last number of the seeds of gain and gamma, and of a window. Augmentation has none.
+
+So each of the three has its own random numbers, and windows do not depend on the other two.
+"""
 
 
-class Patches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annotations
-    """Batches of (images (b, p, p, 3) uint8 RGB, masks (b, p, p) uint8) of one split.
+class Batches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annotations
+    """Batches of (images (b, p, p, 3) uint8 RGB, masks (b, p, p) uint8).
 
     The model scales the images, so they stay uint8 here.
 
-    With a `shuffle_seed`, order and augmentation depend only on that seed and the epoch, whatever
+    With a seed, order, windows and augmentation depend only on that seed and the epoch, whatever
     the number of threads. So a run that is resumed at epoch k gets the same batches as one that
     was never interrupted.
 
     Args:
-        prepared: The prepared set.
-        split: `train`, `val` or `test`.
-        batch_size: Patches per batch. The last batch of an epoch may be smaller.
-        shuffle_seed: Seed of order and augmentation. Without it the patches come in the order of
-            the set, and nothing is augmented.
+        images_per_epoch: The last batch of an epoch may be smaller than the others.
+        batch_size: Images per batch.
+        seed: Seed of everything random. Without it, nothing is augmented.
         augment: A kind of `augmentation.augmenter`.
+        photometric: Strength of `augmentation.gain_and_gamma`; 0 for none.
         first_epoch: Epoch of the first pass.
     """
 
     def __init__(
         self,
-        prepared: PreparedSet,
-        split: str,
+        images_per_epoch: int,
         batch_size: int,
-        shuffle_seed: int | None = None,
-        augment: str = "none",
-        first_epoch: int = 0,
+        seed: int | None,
+        augment: str,
+        photometric: float,
+        first_epoch: int,
     ) -> None:
         super().__init__(workers=min(4, os.cpu_count() or 1), max_queue_size=8)
-        self.images, self.masks = prepared.images, prepared.masks
-        self.indices, self.batch_size = prepared.indices(split), batch_size
-        self.shuffle_seed, self.kind, self.epoch = shuffle_seed, augment, first_epoch
+        self.images_per_epoch, self.batch_size = images_per_epoch, batch_size
+        self.seed, self.kind, self.photometric = seed, augment, photometric
+        self.epoch = first_epoch
         # An albumentations pipeline holds its random state, so each thread needs its own pipeline.
         self._local = threading.local()
 
-    @property
-    def images_per_epoch(self) -> int:
-        return len(self.indices)
-
     def __len__(self) -> int:
-        """Batches per epoch. All patches of the split occur."""
-        return -(-len(self.indices) // self.batch_size)
+        """Batches per epoch."""
+        return -(-self.images_per_epoch // self.batch_size)
 
-    def __getitem__(self, batch: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __getitem__(self, batch: int) -> Pair:
         chosen = self._order()[batch * self.batch_size : (batch + 1) * self.batch_size]
-        images, masks = self.images[chosen], self.masks[chosen]
-        if self.shuffle_seed is not None and (augment := self._augment()):
-            for i, patch in enumerate(chosen.tolist()):
-                seeds = np.random.SeedSequence([self.shuffle_seed, self.epoch, patch])
-                seed = int(seeds.generate_state(1)[0])
-                images[i], masks[i] = augment(images[i], masks[i], seed)
+        images, masks = self._load(chosen)
+        if self.seed is not None and (self.kind != "none" or self.photometric):
+            for i, example in enumerate(chosen.tolist()):
+                seeds = [self.seed, self.epoch, example]
+                images[i], masks[i] = self._changed(images[i], masks[i], seeds)
         return images, masks
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
 
     def _order(self) -> NDArray[np.int64]:
-        """Indices of the split's patches in the order of this epoch."""
-        if self.shuffle_seed is None:
-            return self.indices
-        return np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(self.indices)
+        """Numbers of the examples in the order of this epoch."""
+        raise NotImplementedError
+
+    def _load(self, chosen: NDArray[np.int64]) -> Pair:
+        """Images and masks of the chosen examples, copied."""
+        raise NotImplementedError
+
+    def _changed(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], seeds: list[int]) -> Pair:
+        """Image and mask after augmentation with these seeds."""
+        if augment := self._augment():
+            seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+            image, mask = augment(image, mask, seed)
+        if self.photometric:
+            random = np.random.default_rng([*seeds, PHOTOMETRIC])
+            image = gain_and_gamma(image, self.photometric, random)
+        return image, mask
 
     def _augment(self) -> Augment | None:
         """This thread's augmentation."""
@@ -83,9 +96,97 @@ class Patches(keras.utils.PyDataset):  # type: ignore[misc] # keras has no annot
         return augment
 
 
-def training(prepared: PreparedSet, config: Config, first_epoch: int) -> Patches:
-    """The training data of a configuration."""
-    return Patches(prepared, "train", config.batch_size, config.seed, config.augment, first_epoch)
+class Patches(Batches):
+    """Batches of fixed patches. All patches occur once per epoch.
+
+    Args:
+        prepared: The prepared set.
+        split: `train`, `val` or `test`; or the indices of patches.
+        batch_size: Patches per batch.
+        shuffle_seed: Seed of order and augmentation. Without it the patches come in the given
+            order, and nothing is augmented.
+        augment: See `Batches`.
+        first_epoch: See `Batches`.
+        photometric: See `Batches`.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSet,
+        split: str | NDArray[np.int64],
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        augment: str = "none",
+        first_epoch: int = 0,
+        photometric: float = 0.0,
+    ) -> None:
+        self.images, self.masks = prepared.images, prepared.masks
+        self.indices = prepared.indices(split) if isinstance(split, str) else split
+        super().__init__(
+            len(self.indices), batch_size, shuffle_seed, augment, photometric, first_epoch
+        )
+
+    def _order(self) -> NDArray[np.int64]:
+        if self.seed is None:
+            return self.indices
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.indices)
+
+    def _load(self, chosen: NDArray[np.int64]) -> Pair:
+        return self.images[chosen], self.masks[chosen]
+
+
+class Windows(Batches):
+    """Batches of windows drawn from mosaics. An epoch has as many pixels as the mosaics.
+
+    Args:
+        mosaics: The training mosaics.
+        config: Batch size, seed, and everything that changes windows; see `windows.Sampler`.
+        first_epoch: See `Batches`.
+
+    Raises:
+        UserError: A mosaic is smaller than a window.
+    """
+
+    def __init__(self, mosaics: Sequence[Mosaic], config: Config, first_epoch: int = 0) -> None:
+        self.sampler, self.config = Sampler(mosaics, config), config
+        super().__init__(
+            len(self.sampler),
+            config.batch_size,
+            config.seed,
+            config.augment,
+            config.photometric,
+            first_epoch,
+        )
+
+    def _order(self) -> NDArray[np.int64]:
+        return np.arange(self.images_per_epoch)
+
+    def _load(self, chosen: NDArray[np.int64]) -> Pair:
+        windows = [
+            self.sampler.draw(np.random.default_rng([self.config.seed, self.epoch, number, WINDOW]))
+            for number in chosen.tolist()
+        ]
+        images, masks = zip(*windows, strict=True)
+        return np.stack(images), np.stack(masks)
+
+
+def training(prepared: PreparedSet, config: Config, first_epoch: int) -> Batches:
+    """Training batches as `config` asks for: windows of mosaics, or the fixed patches.
+
+    Raises:
+        UserError: The set has no training patches; or, for windows, no mosaics or too small ones.
+    """
+    if config.window:
+        return Windows(prepared.mosaics("train"), config, first_epoch)
+    return Patches(
+        prepared,
+        "train",
+        config.batch_size,
+        config.seed,
+        config.augment,
+        first_epoch,
+        config.photometric,
+    )
 
 
 def predict(

@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from segmentation.datasets import Patches
+from segmentation.augmentation import augmenter
+from segmentation.config import Config
+from segmentation.datasets import Patches, training
 from segmentation.prepared import PreparedSet
 
 
@@ -64,3 +66,40 @@ def test_augmentation_does_not_depend_on_threads(prepared, kind):
     assert as_set(np.concatenate([images for images, _ in alone])) != as_set(
         prepared.images[prepared.indices("train")]
     )
+
+
+@pytest.mark.parametrize("kind", ["none", "flip", "full"])
+def test_patches_are_shuffled_and_augmented_by_seed_epoch_and_index(prepared, kind):
+    """The published numbers depend on these seeds."""
+    order = np.random.default_rng([5, 2]).permutation(prepared.indices("train"))
+    augment = augmenter(kind) or (lambda image, mask, seed: (image, mask))
+    expected = [
+        augment(
+            np.array(prepared.images[patch]),
+            np.array(prepared.masks[patch]),
+            int(np.random.SeedSequence([5, 2, patch]).generate_state(1)[0]),
+        )
+        for patch in order
+    ]
+    config = Config(batch_size=7, seed=5, augment=kind)
+    for got, wanted in zip(
+        epoch(training(prepared, config, 2)), zip(*expected, strict=True), strict=True
+    ):
+        np.testing.assert_array_equal(got, np.stack(wanted))
+
+
+def test_photometric_changes_images_by_epoch_and_never_masks(prepared):
+    plain = Patches(prepared, "train", 7, shuffle_seed=1)
+    changed = training(prepared, Config(batch_size=7, seed=1, photometric=0.5), first_epoch=0)
+    images, masks = epoch(plain)
+    first, first_masks = epoch(changed)
+    np.testing.assert_array_equal(first_masks, masks)
+    assert len(as_set(first) & as_set(images)) < len(images) / 10
+    np.testing.assert_array_equal(epoch(changed)[0], first)
+    changed.on_epoch_end()
+    assert not as_set(epoch(changed)[0]) & as_set(first)
+
+
+def test_patches_may_be_chosen_by_index(prepared):
+    chosen = np.array([5, 0, 9])
+    np.testing.assert_array_equal(epoch(Patches(prepared, chosen, 2))[0], prepared.images[chosen])

@@ -28,6 +28,7 @@ ORDER = {
         ),
         *("config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
+        "windows",
         *(
             "city",
             "synthetic",
