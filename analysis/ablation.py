@@ -4,7 +4,7 @@ python -m analysis.ablation entity/project/sweep_id --data data/ablation --out r
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from analysis import reader, scores, style, trained, weights
 from analysis.cli import FOLDER, checkpoints_option, data_option
-from analysis.confirm import compare
 from analysis.evaluations import evaluate
 from analysis.runs import Run, Sweep, as_number
 from analysis.sections import Cell, Table
@@ -25,6 +24,7 @@ from segmentation.errors import UserError, written
 from segmentation.prepared import PreparedSet
 
 FILE = "ablation.json"
+CONFIDENCE = 0.95
 FEWEST = 2  # seeds from which an interval can be computed
 STEP = 2  # by how many hyperparameters an arm may extend the arm that it is compared with
 
@@ -151,7 +151,7 @@ def arms(runs: Sequence[ScoredRun], config: Mapping[str, Any]) -> list[Arm]:
 
 
 def reference(arm: Arm, others: Sequence[Arm]) -> Arm | None:
-    """The arm that another one is compared with: the largest one that it extends, else the baseline.
+    """The arm that `arm` is compared with: the largest one that it extends, else the baseline.
 
     None for the baseline.
     """
@@ -223,14 +223,21 @@ def _row(
         yield _interval(gains)
 
 
+def margin(gains: Array) -> float:
+    """Half the width of the interval of Student's t around the mean of (n,) values, n >= FEWEST."""
+    from scipy.stats import ttest_1samp
+
+    interval = ttest_1samp(gains, 0.0).confidence_interval(CONFIDENCE)
+    return float(interval.high - interval.low) / 2
+
+
 def _interval(gains: Array) -> str:
-    """Mean and half the width of the 95 % interval of Student's t, as text."""
+    """Mean and margin of differences as text; without a margin for a single seed."""
     if not len(gains):
         return ""
     if len(gains) < FEWEST:
         return f"{gains.mean():+.3f}"
-    margin = compare(-gains, np.zeros_like(gains)).margin
-    return f"{gains.mean():+.3f} ± {margin:.3f}"
+    return f"{gains.mean():+.3f} ± {margin(gains):.3f}"
 
 
 def _draw(ordered: Sequence[Arm], groups: Mapping[str, list[str]], file: Path) -> Path:
@@ -243,11 +250,11 @@ def _draw(ordered: Sequence[Arm], groups: Mapping[str, list[str]], file: Path) -
             gains = differences(arm, other, places)
             if not len(gains):
                 continue
-            margin = compare(-gains, np.zeros_like(gains)).margin if len(gains) >= FEWEST else 0.0
+            half = margin(gains) if len(gains) >= FEWEST else 0.0
             axes.errorbar(
                 gains.mean(),
                 row + offset,
-                xerr=margin,
+                xerr=half,
                 fmt="o^sD"[number % 4],
                 color=f"C{number}",
                 label=name if row == 0 else None,
@@ -289,7 +296,7 @@ def _places(prepared: PreparedSet, tiles: str) -> list[str]:
     return [",".join(map(str, place)) for place in prepared.places if numbers & set(place)]
 
 
-def _write(folder: Path, runs: "Iterator[ScoredRun] | Any") -> None:
+def _write(folder: Path, runs: Iterable[ScoredRun]) -> None:
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"runs": [asdict(run) for run in runs]}, indent=1) + "\n"
