@@ -16,7 +16,7 @@ analysis import it quickly.
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -38,6 +38,9 @@ FORMAT_VERSION = 1
 
 DATA_FILES = ("images.npy", "masks.npy", "patches.csv")
 """The files whose SHA-256 the manifest holds."""
+
+MOSAIC_FILES = ("mosaic_images.npy", "mosaic_masks.npy")
+"""The same, for the two more files of a set with mosaics."""
 
 FILES = (*DATA_FILES, "manifest.json")
 
@@ -86,6 +89,15 @@ class PatchTable:
     places: NDArray[np.int64]  # (N, 4): tile, part, row, column
     split: list[str]  # N names of splits
     pixels: NDArray[np.int64]  # (N, 7): pixels per class and of ignore in the stored patch
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """One image of whole ground at the set's scale: a tile, or a part whose tile has no mosaic."""
+
+    tile: int
+    image: NDArray[np.uint8]  # (h, w, 3) RGB, memory-mapped
+    mask: NDArray[np.uint8]  # (h, w) class indices, 255 = ignore, memory-mapped
 
 
 class ArrayWriter:
@@ -320,6 +332,20 @@ class PreparedSet:
         with (self.folder / "patches.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
+    @cached_property
+    def tiles(self) -> NDArray[np.int64]:
+        """(N,) int64: the tile of each patch."""
+        return np.array([int(row["tile"]) for row in self.patches], dtype=np.int64)
+
+    @property
+    def places(self) -> list[tuple[int, ...]]:
+        """The tiles of the set, grouped by the ground that they show; sorted."""
+        return splits.groups(np.unique(self.tiles).tolist())
+
+    def has(self, split: str) -> bool:
+        """Whether the split has patches."""
+        return any(row["split"] == split for row in self.patches)
+
     def indices(self, split: str) -> NDArray[np.int64]:
         """(n,) int64: the indices of the split's patches, ascending.
 
@@ -332,6 +358,41 @@ class PreparedSet:
                 f"{self.folder} has no {split} patches; prepare it with another --split"
             )
         return np.array(chosen, dtype=np.int64)
+
+    def indices_of(self, tiles: Sequence[int]) -> NDArray[np.int64]:
+        """(n,) int64: the indices of the patches of these tiles in any split, ascending.
+
+        Raises:
+            UserError: A tile is not in the set.
+        """
+        there = np.unique(self.tiles).tolist()
+        if unknown := sorted(set(tiles) - set(there)):
+            raise UserError(
+                f"{self.folder} has no tile {', '.join(map(str, unknown))}; "
+                f"name tiles that it has: {', '.join(map(str, there))}"
+            )
+        return np.flatnonzero(np.isin(self.tiles, list(tiles))).astype(np.int64)
+
+    def mosaics(self, split: str) -> list[Mosaic]:
+        """The mosaics of the split's tiles, ascending by tile.
+
+        Raises:
+            UserError: The set holds no mosaics, or the split has no patches.
+        """
+        if "mosaics" not in self.manifest:
+            raise UserError(
+                f"{self.folder} holds no mosaics; prepare a set that does, with --mosaics"
+            )
+        tiles = set(self.tiles[self.indices(split)].tolist())
+        images, masks = (self._mapped(name) for name in MOSAIC_FILES)
+        found = []
+        for entry in self.manifest["mosaics"]:
+            if entry["tile"] in tiles:
+                shape = entry["height"], entry["width"]
+                pixels = slice(entry["first"], entry["first"] + shape[0] * shape[1])
+                image, mask = images[pixels].reshape(*shape, 3), masks[pixels].reshape(shape)
+                found.append(Mosaic(entry["tile"], image, mask))
+        return found
 
     def _mapped(self, name: str) -> NDArray[np.uint8]:
         array: NDArray[np.uint8] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
