@@ -96,7 +96,7 @@ def main(
 
 
 def common_scale(found: Sequence[trained.Weights]) -> int:
-    """The factor by which the training images of all models were shrunk. UserError if it differs."""
+    """The factor by which all models' training images were shrunk. UserError if it differs."""
     scales = sorted({entry.scale for entry in found})
     if len(scales) > 1:
         raise UserError(

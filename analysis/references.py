@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from analysis import annotators, linear, scores
 from analysis.cli import FOLDER, data_option
-from analysis.evaluations import evaluate
+from analysis.evaluations import Place, evaluate
 from analysis.scores import Score
-from segmentation import splits
 from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
@@ -60,7 +61,7 @@ def main(raw: Path, data: Path, train: str | None, tiles: str | None, folder: Pa
 def linear_scores(
     prepared: PreparedSet, training: Sequence[int], tiles: Sequence[int]
 ) -> list[Score]:
-    """Scores on `tiles`, per place and pooled, of the classifier trained on the tiles `training`."""
+    """Scores on `tiles`, per place and pooled, of the classifier trained on `training`."""
     confusions = evaluate([linear.train(prepared, training)], prepared, tiles)
     return list(scores.per_place(f"colour and texture, trained on {_list(training)}", confusions))
 
@@ -70,7 +71,7 @@ def left_out_scores(prepared: PreparedSet, tiles: Sequence[int]) -> list[Score]:
 
     Empty if the set has one place only.
     """
-    confusions = {}
+    confusions: dict[Place, NDArray[np.int64]] = {}
     for place in prepared.places:
         others = [tile for other in prepared.places if other != place for tile in other]
         if scored := sorted(set(place) & set(tiles)):
@@ -85,7 +86,7 @@ def annotator_scores(raw: Path) -> list[Score]:
 
     Prints one line per pair, with the size of its overlap.
     """
-    confusions = {}
+    confusions: dict[Place, NDArray[np.int64]] = {}
     for found in annotators.find(raw):
         click.echo(
             f"tiles {_list(found.tiles)} overlap on {found.height} x {found.width} px "

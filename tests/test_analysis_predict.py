@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import blending, predict
+from analysis.trained import Weights
 from segmentation import tiling
 from segmentation.errors import UserError
 from segmentation.labels import COLORS, NUM_CLASSES, encode
@@ -150,8 +151,8 @@ def test_bad_images_are_one_line_each_and_the_others_are_predicted(tmp_path, mon
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.jpg")
-    monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
     said = CliRunner().invoke(
@@ -169,8 +170,8 @@ def test_a_full_disk_and_an_impossible_folder_are_an_error_of_one_line(
     (tmp_path / "a.png").write_bytes(
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
-    monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
         said = CliRunner().invoke(predict.main, [*command, str(out)])
