@@ -83,6 +83,14 @@ def test_pooled_scores_are_those_of_the_concatenated_pixels(prepared):
     assert list(alone) == [(3,)] and alone[(3,)].sum() < confusions[(1, 3)].sum()
 
 
+def test_the_mean_over_symmetries_is_evaluated_only_on_request(prepared):
+    averaged = evaluations.evaluate([by_position], prepared, [2], tta=True)[(2,)]
+    expected = evaluations.evaluate([blending.with_symmetries(by_position)], prepared, [2])[(2,)]
+    np.testing.assert_array_equal(averaged, expected)
+    plain = evaluations.evaluate([by_position], prepared, [2])[(2,)]
+    assert (plain != averaged).any()
+
+
 def test_overlapping_windows_score_every_pixel_of_the_mosaics_once(prepared, random):
     images = [random.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (33, 20))]
     masks = [
