@@ -84,10 +84,14 @@ def test_pooled_scores_are_those_of_the_concatenated_pixels(prepared):
 
 
 def test_the_mean_over_symmetries_is_evaluated_only_on_request(prepared):
-    averaged = evaluations.evaluate([by_position], prepared, [2], tta=True)[(2,)]
-    expected = evaluations.evaluate([blending.with_symmetries(by_position)], prepared, [2])[(2,)]
+    def by_column(patches: np.ndarray) -> np.ndarray:
+        classes = np.arange(patches.shape[2]) % 5
+        return np.eye(NUM_CLASSES, dtype=np.float32)[np.broadcast_to(classes, patches.shape[:3])]
+
+    averaged = evaluations.evaluate([by_column], prepared, [2], tta=True)[(2,)]
+    expected = evaluations.evaluate([blending.with_symmetries(by_column)], prepared, [2])[(2,)]
     np.testing.assert_array_equal(averaged, expected)
-    plain = evaluations.evaluate([by_position], prepared, [2])[(2,)]
+    plain = evaluations.evaluate([by_column], prepared, [2])[(2,)]
     assert (plain != averaged).any()
 
 
