@@ -1,14 +1,15 @@
-"""Predictions for an image of any size: overlapping patches, blended with a smooth window.
+"""Predictions of a model averaged: over overlapping patches, symmetries, and several models.
 
 Uses only NumPy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.evaluations import Model
+Model = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""(n, h, w, 3) uint8 RGB patches -> (n, h, w, classes) float32 probabilities."""
 
 BATCH = 16  # patches predicted at the same time
 FLOOR = 1e-3  # smallest weight of the window; above 0, so that border pixels have a weight too
@@ -45,6 +46,38 @@ def blend(image: NDArray[np.uint8], size: int, model: Model) -> Iterator[NDArray
         yield (sums[:done] / weights[:done])[: max(0, height - row), :width]
         for array in (sums, weights):
             array[: size - done], array[size - done :] = array[done:].copy(), 0
+
+
+def mean_of(models: Sequence[Model]) -> Model:
+    """A model whose probabilities are the mean over those of `models`, at least one."""
+
+    def predict(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        total = models[0](patches)
+        for model in models[1:]:
+            total = total + model(patches)
+        return total / np.float32(len(models))
+
+    return predict
+
+
+def with_symmetries(model: Model) -> Model:
+    """A model whose probabilities are the mean over the eight symmetries of the square.
+
+    The group of these symmetries is called D4. Each patch is rotated by 0, 90, 180 and 270
+    degrees, with and without a reflection; each prediction is turned back. So a rotated or
+    reflected patch gets the rotated or reflected prediction. Takes eight predictions per patch.
+    """
+
+    def predict(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        total = np.float32(0)
+        for turns in range(4):
+            turned = np.rot90(patches, turns, axes=(1, 2))
+            for step in (1, -1):  # -1 reflects left and right
+                seen = model(np.ascontiguousarray(turned[:, :, ::step]))
+                total = total + np.rot90(seen[:, :, ::step], -turns, axes=(1, 2))
+        return np.asarray(total / np.float32(8), np.float32)
+
+    return predict
 
 
 def starts(length: int, size: int) -> list[int]:

@@ -55,6 +55,29 @@ def checkpoints_option(command: C) -> C:
     )(command)
 
 
+def role_option(command: C) -> C:
+    """Adds `--role`: which weights of a run, as the argument `kind`."""
+    return click.option(
+        "--role",
+        "kind",
+        type=click.Choice(["best", "kept"]),
+        default="best",
+        show_default=True,
+        help="Which weights of the run.",
+    )(command)
+
+
+def symmetries_option(command: C) -> C:
+    """Adds `--tta`, as the argument `symmetries`."""
+    return click.option(
+        "--tta",
+        "symmetries",
+        is_flag=True,
+        help="Test-time augmentation: the mean of the probabilities over the eight symmetries of "
+        "the square. Takes eight times as long.",
+    )(command)
+
+
 def print_section(section: Section) -> None:
     """Writes the section's tables, then prints its notes and the names of its files."""
     files = section.write()

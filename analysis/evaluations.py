@@ -1,22 +1,26 @@
-"""Evaluations: what the weights of one run predict for every patch of one split.
+"""Evaluations: what models predict for the patches of a prepared set, and how right that is.
 
-Computed once, then kept in a file.
+`compute` evaluates one run on one split; its result is kept in a file. `evaluate` counts the pixels
+of any tiles per place.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from segmentation import metrics, tensorflow_log
+from analysis import blending
+from analysis.blending import Model
+from segmentation import metrics, splits, tensorflow_log
 from segmentation.errors import UserError
-from segmentation.labels import IGNORE
-from segmentation.prepared import PreparedSet
+from segmentation.labels import IGNORE, NUM_CLASSES
+from segmentation.prepared import Mosaic, PreparedSet
 
 if TYPE_CHECKING:
     import keras
@@ -25,8 +29,11 @@ SAMPLE = 400_000  # pixels of a split from which curves are drawn; 12 MB in the 
 BATCH = 16  # patches predicted at the same time
 CONFIDENT = 0.5  # the threshold of Keras' Precision and Recall
 
-Model = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""(n, h, w, 3) uint8 RGB patches -> (n, h, w, classes) float32 probabilities."""
+Place = tuple[int, ...]
+"""Tiles that show the same ground, ascending."""
+
+Prediction = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Truth and prediction: class indices of one shape; the truth may be IGNORE."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,80 @@ def compute(model: "keras.Model", prepared: PreparedSet, split: str) -> Evaluati
         np.concatenate(truths).astype(np.uint8),
         np.concatenate(samples).astype(np.float32),
     )
+
+
+def evaluate(
+    models: Sequence[Model],
+    prepared: PreparedSet,
+    tiles: Sequence[int],
+    tta: bool = False,
+    overlap: bool = False,
+    size: int | None = None,
+) -> dict[Place, NDArray[np.int64]]:
+    """Place -> (classes, classes) int64 confusion matrix, row = truth, column = prediction.
+
+    One batch or one mosaic is in memory at a time.
+
+    Args:
+        models: At least one. The mean of their probabilities is evaluated.
+        prepared: A prepared set.
+        tiles: Tiles of the set. Those that show the same ground make one place.
+        tta: Average the probabilities over the eight symmetries of the square.
+        overlap: Predict the whole mosaics of the set with overlapping windows, not its patches.
+        size: Side of these windows in px. Default: that of the set's patches.
+
+    Raises:
+        UserError: A tile is not in the set, or the set holds no mosaics.
+    """
+    model = blending.mean_of(models)
+    if tta:
+        model = blending.with_symmetries(model)
+    prepared.indices_of(tiles)  # raises for unknown tiles before anything is predicted
+    mosaics = _mosaics(prepared) if overlap else []
+    confusions = {}
+    for place in splits.groups(sorted(set(tiles))):
+        if overlap:
+            chosen = [mosaic for mosaic in mosaics if mosaic.tile in place]
+            predictions = _predict_mosaics(model, chosen, size or prepared.patch_size)
+        else:
+            predictions = _predict_patches(model, prepared, place)
+        confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+        for truth, predicted in predictions:
+            confusion += metrics.confusion_matrix(truth, predicted)
+        confusions[place] = confusion
+    return confusions
+
+
+def _predict_patches(model: Model, prepared: PreparedSet, place: Place) -> Iterator[Prediction]:
+    """Masks and predictions, (b, p, p) uint8, of the patches of a place, batch by batch."""
+    indices = prepared.indices_of(place)
+    batches = [indices[first : first + BATCH] for first in range(0, len(indices), BATCH)]
+    for chosen in tqdm(batches, desc=_name(place), unit="batch", disable=None):
+        probabilities = model(prepared.images[chosen])
+        yield prepared.masks[chosen], probabilities.argmax(-1).astype(np.uint8)
+
+
+def _predict_mosaics(model: Model, mosaics: Sequence[Mosaic], size: int) -> Iterator[Prediction]:
+    """Mask and prediction, (rows, w) uint8, of whole mosaics, in bands of overlapping windows."""
+    pixels = sum(mosaic.mask.size for mosaic in mosaics)
+    name = _name([mosaic.tile for mosaic in mosaics])
+    with tqdm(total=pixels, desc=name, unit="px", unit_scale=True, disable=None) as progress:
+        for mosaic in mosaics:
+            row = 0
+            for band in blending.blend(mosaic.image, size, model):
+                yield mosaic.mask[row : row + len(band)], band.argmax(-1).astype(np.uint8)
+                row += len(band)
+                progress.update(band.shape[0] * band.shape[1])
+
+
+def _mosaics(prepared: PreparedSet) -> list[Mosaic]:
+    """The mosaics of all splits. Raises UserError if the set holds none."""
+    present = [split for split in splits.SPLITS if prepared.has(split)]
+    return [mosaic for split in present for mosaic in prepared.mosaics(split)]
+
+
+def _name(tiles: Sequence[int]) -> str:
+    return f"tile {', '.join(map(str, tiles))}"
 
 
 def losses_by_batch_size(

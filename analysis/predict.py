@@ -12,11 +12,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import blending, weights
-from analysis.cli import checkpoints_option, print_section, results_option
-from analysis.evaluations import Model
-from analysis.results import Results
-from analysis.runs import Run
+from analysis import blending, trained, weights
+from analysis.blending import Model
+from analysis.cli import (
+    checkpoints_option,
+    print_section,
+    results_option,
+    role_option,
+    symmetries_option,
+)
 from analysis.sections import Note, Section, Table
 from segmentation import sources
 from segmentation.errors import UserError, written
@@ -34,32 +38,30 @@ Image = NDArray[np.uint8]
 )
 @click.option(
     "--weights",
-    "source",
+    "weight_sources",
     required=True,
-    help="Results folder, .keras file, entity/project/run_id or entity/project/model:v0.",
+    multiple=True,
+    help="Results folder, .keras file, runs/ID, entity/project/run_id or entity/project/model:v0. "
+    "Given several times: the mean of the models' probabilities.",
 )
 @results_option
 @checkpoints_option
 @click.option(
     "--scale",
     type=click.IntRange(1, 64),
-    help="Shrink images by this factor first. Default: that of the run's data; 1 for a file.",
+    help="Shrink images by this factor first. Default: that of the run's data; 1 for a file or "
+    "runs/ID.",
 )
-@click.option(
-    "--role",
-    "kind",
-    type=click.Choice(["best", "kept"]),
-    default="best",
-    show_default=True,
-    help="Which weights of the run.",
-)
+@role_option
+@symmetries_option
 def main(
     images: tuple[Path, ...],
-    source: str,
+    weight_sources: tuple[str, ...],
     folder: Path,
     checkpoints: Path,
     scale: int | None,
     kind: str,
+    symmetries: bool,
 ) -> None:
     """Predict the classes of whole images of any size, down to one pixel.
 
@@ -73,12 +75,17 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"cannot write {folder}: it is not writable; name another folder")
-    file, trained_scale = find_weights(source, kind, folder, checkpoints)
-    model, size = open_model(file)
+    found = [trained.find(source, kind, folder, checkpoints) for source in weight_sources]
+    if scale is None:
+        scale = common_scale(found)
+    models, size = trained.open_models(found)
+    model = blending.mean_of(models)
+    if symmetries:
+        model = blending.with_symmetries(model)
     failed = 0
     for image, name in zip(images, names(images), strict=True):
         try:
-            section = make(read(image), name, folder, size, model, scale or trained_scale)
+            section = make(read(image), name, folder, size, model, scale)
         except UserError as error:
             failed += 1
             click.echo(error.message, err=True)
@@ -88,43 +95,15 @@ def main(
         raise UserError(f"{failed} of {len(images)} images could not be predicted")
 
 
-def find_weights(source: str, kind: str, folder: Path, checkpoints: Path) -> tuple[Path, int]:
-    """The .keras file that `source` names, and the factor by which its training data was shrunk.
-
-    Args:
-        source: Results folder, .keras file, or the path of a run or an artifact in W&B.
-        kind: `best` or `kept`.
-        folder: Folder whose `cache` keeps what is fetched from W&B.
-        checkpoints: Folder in which train.py made one folder per run id.
-
-    Raises:
-        UserError: There are no such weights.
-    """
-    path = Path(source)
-    if path.is_dir():
-        results = Results.open(path, checkpoints=checkpoints)
-        return results.weights("best", kind), scale_of(results.best)
-    if path.suffix == ".keras":
-        if not path.is_file():
-            raise UserError(f"{path} does not exist")
-        return path, 1
-    file, run = weights.find_by_path(source, kind, folder / "cache", checkpoints)
-    return file, scale_of(run)
-
-
-def open_model(file: Path) -> tuple[Model, int]:
-    """The model in a .keras file as a function, and the size of its patches in pixels.
-
-    Raises:
-        UserError: The file holds no model, or one of another number of classes.
-    """
-    from analysis.evaluations import load_model  # imports Keras, which takes seconds
-
-    model = load_model(file)
-    classes = model.output_shape[-1]
-    if classes != NUM_CLASSES:
-        raise UserError(f"{file} predicts {classes} classes, but this project has {NUM_CLASSES}")
-    return lambda patches: np.asarray(model.predict_on_batch(patches)), model.input_shape[1]
+def common_scale(found: Sequence[trained.Weights]) -> int:
+    """The factor by which all models' training images were shrunk. UserError if it differs."""
+    scales = sorted({entry.scale for entry in found})
+    if len(scales) > 1:
+        raise UserError(
+            f"the models were trained at the scales {', '.join(map(str, scales))}; "
+            "name models of one scale, or set it with --scale"
+        )
+    return scales[0]
 
 
 def names(images: Sequence[Path]) -> list[str]:
@@ -180,11 +159,6 @@ def make(image: Image, name: str, folder: Path, size: int, model: Model, scale: 
     )
     texts = [f"{name}, {image.shape[1]} x {image.shape[0]} px: {shares}", *map(str, files)]
     return Section(f"Prediction of {name}", notes=[Note(t) for t in texts], tables=[table])
-
-
-def scale_of(run: Run) -> int:
-    """The factor by which the run's training data was shrunk."""
-    return int(run.data_options.get("scale", 1))
 
 
 if __name__ == "__main__":

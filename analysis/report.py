@@ -20,6 +20,7 @@ from analysis import (
     predict,
     style,
     sweep,
+    trained,
 )
 from analysis.cli import (
     checkpoints_option,
@@ -223,13 +224,13 @@ def _provenance(results: Results, command: str) -> Section:
 
 def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
     """Whole images, predicted with the best weights: image, classes and overlay side by side."""
-    model, size = predict.open_model(results.weights("best"))
-    scale = predict.scale_of(results.best)
+    found = trained.Weights.of_run(results.weights("best"), results.best)
+    (model,), size = trained.open_models([found])
     folder = results.folder / "whole"
     pictures = []
     for path, name in zip(images, predict.names(images), strict=True):
         image = predict.read(path)
-        section = predict.make(image, name, folder, size, model, scale)
+        section = predict.make(image, name, folder, size, model, found.scale)
         layers = {
             "image": image,
             "prediction": predict.read(folder / f"{name}_mask.png"),
@@ -249,7 +250,7 @@ def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
         predict.main,
         results,
         images=images,
-        source=str(results.folder),
+        weight_sources=str(results.folder),
         folder=folder,
     )
     return Section("Whole images", command, pictures=pictures)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import blending, predict
+from analysis.trained import Weights
 from segmentation import tiling
 from segmentation.errors import UserError
 from segmentation.labels import COLORS, NUM_CLASSES, encode
@@ -150,8 +151,8 @@ def test_bad_images_are_one_line_each_and_the_others_are_predicted(tmp_path, mon
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.jpg")
-    monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
     said = CliRunner().invoke(
@@ -169,8 +170,8 @@ def test_a_full_disk_and_an_impossible_folder_are_an_error_of_one_line(
     (tmp_path / "a.png").write_bytes(
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
-    monkeypatch.setattr(predict, "find_weights", lambda *_: (tmp_path / "x.keras", 1))
-    monkeypatch.setattr(predict, "open_model", lambda _: (by_color, SIZE))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
         said = CliRunner().invoke(predict.main, [*command, str(out)])
@@ -189,3 +190,24 @@ def test_images_with_the_same_file_name_have_different_results(tmp_path):
     parts = [tmp_path / f"Tile {tile}" / "images" / "image_part_001.jpg" for tile in (1, 2)]
     assert predict.names(parts[:1]) == ["image_part_001"]
     assert predict.names(parts) == ["Tile_1_images_image_part_001", "Tile_2_images_image_part_001"]
+
+
+def test_several_models_are_averaged_and_must_have_one_scale(tmp_path, monkeypatch, random):
+    image = random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
+    always = {
+        name: lambda patches, label=label, sure=sure: np.broadcast_to(
+            np.eye(NUM_CLASSES, dtype=np.float32)[label] * sure, (*patches.shape[:3], NUM_CLASSES)
+        )
+        for name, label, sure in (("low", 1, 0.5), ("high", 2, 1.0))
+    }
+    scales = {"low": 1, "high": 1}
+    monkeypatch.setattr(predict.trained, "find", lambda n, *_: Weights(tmp_path / n, scales[n]))
+    monkeypatch.setattr(predict.trained, "open_model", lambda file: (always[file.name], SIZE))
+    command = [str(tmp_path / "a.png"), "--weights", "low", "--weights", "high", "--tta"]
+    said = CliRunner().invoke(predict.main, [*command, "--out", str(tmp_path / "out")])
+    assert said.exit_code == 0, said.output
+    assert (encode(predict.read(tmp_path / "out" / "a_mask.png")) == 2).all()
+    scales["high"] = 4
+    said = CliRunner().invoke(predict.main, [*command, "--out", str(tmp_path / "out")])
+    assert said.exit_code == 1 and "trained at the scales 1, 4" in said.output
