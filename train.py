@@ -136,11 +136,12 @@ def train(
         import keras
 
         from segmentation import account, callbacks, datasets, evaluation, losses, models, tracking
+        from segmentation.device import set_precision
 
         keras.utils.set_random_seed(config.seed)
         # a resumed run keeps its number format, even if another one is faster on this device
         resumed_with = checkpoint.precision if config.precision == "auto" else None
-        device, precision = models.set_precision(resumed_with or config.precision)
+        device, precision = set_precision(resumed_with or config.precision)
 
     checkpoint.identify(
         {name: value for name, value in asdict(config).items() if name != "epochs"}

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from segmentation import datasets, models
 from segmentation.config import Config
+from segmentation.device import set_precision
 from segmentation.labels import NUM_CLASSES
 from segmentation.prepared import PreparedSet
 
@@ -97,7 +98,7 @@ def main(
     """Time epochs of FOLDER's training split, bare steps, and the published set-up."""
     prepared = PreparedSet.open(folder)
     size = prepared.patch_size
-    device, precision = models.set_precision(precision)
+    device, precision = set_precision(precision)
     keras.utils.set_random_seed(0)
     ours = models.compiled(Config(batch_size=batch_size), size)
     data = Steps(prepared, "train", batch_size, shuffle_seed=0, augment=augment, steps=steps)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+from segmentation.backend import check_backend
 from segmentation.errors import UserError
 
 OBJECTIVES = {"best_val_loss": "val_loss", "best_val_error": "val_error"}
@@ -46,6 +47,9 @@ WORST = {
     "ce_dice": 17.118095,
 }
 """The largest value of each loss, rounded down to six decimals. See OBJECTIVE."""
+
+SMOOTHED = ("cross_entropy", "ce_dice")
+"""The losses with a cross-entropy, on which `label_smoothing` acts."""
 
 LITE0 = "efficientnet-lite0"
 """The backbone whose ImageNet weights come from a Python package, without any download."""
@@ -178,6 +182,9 @@ class Config:
         self._check_unused(
             ("normalization", "dropout", "filters"), bool(self.backbone), "with a backbone"
         )
+        self._check_unused(
+            ("label_smoothing",), self.loss not in SMOOTHED, f"with loss={self.loss}"
+        )
 
     def _check_unused(self, names: Sequence[str], unused: bool, condition: str) -> None:
         """Raises UserError if hyperparameters that have no influence differ from their defaults."""
@@ -226,10 +233,12 @@ def settle(values: Mapping[str, Any], patch_size: int) -> Config:
     """The configuration of a run that trains on patches of `patch_size` x `patch_size` px.
 
     Raises:
-        UserError: A name or value is not allowed, or the architecture cannot process such patches.
+        UserError: A name or value is not allowed, the architecture cannot process such patches, or
+            the Keras backend cannot train it.
     """
     config = Config.from_mapping(values)
     config.check_patch_size(patch_size)
+    check_backend(None if config.backbone == LITE0 else config.backbone)
     return config
 
 

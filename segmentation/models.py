@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segmentation.config import Config
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
-from segmentation.losses import LOSSES, Tensor
+from segmentation.losses import Tensor, make
 from segmentation.split_sums import SplitSums
 
 # red, green and blue of ImageNet, as torchvision and most other libraries use them
@@ -35,7 +35,7 @@ DECODER_PREFIXES = ("decoder_", "center_", "fpn_", "segm_", "final_", "psp_", "a
 def compiled(config: Config, patch_size: int) -> keras.Model:
     """A new model with its loss, its metric and a built optimizer. See `build`."""
     model = build(config, patch_size)
-    loss = LOSSES[config.loss]()
+    loss = make(config)
     model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=[SplitSums(loss)])
     # otherwise the first step creates the optimizer's variables, and Keras traces it twice
     model.optimizer.build(model.trainable_variables)
@@ -152,41 +152,3 @@ def backbone_scaling(image: Tensor, preprocess: Callable[[Any], Any]) -> Tensor:
         image = image[..., ::-1]
         response = response[::-1]
     return _scale(image, scale=np.diag(response) / 255, offset=black)
-
-
-def set_precision(wanted: str) -> tuple[str, str]:
-    """Sets the number format of Keras for this process. Returns (device, precision).
-
-    `auto` picks the fastest format of the device: bfloat16 on GPUs from compute capability 8.0 and
-    on CPUs with AVX-512 BF16 or AMX (measured: 0.62 of float32's step time), float16 on GPUs of
-    7.x, else float32. GPU memory is allocated as needed, so that several agents fit on one GPU.
-    """
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        device = details.get("device_name", "GPU")
-        fastest = _fastest_of_gpu(details.get("compute_capability", (0, 0)))
-    else:
-        device = "CPU"
-        fastest = "mixed_bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
-    precision = fastest if wanted == "auto" else wanted
-    keras.config.set_dtype_policy(precision)
-    return device, precision
-
-
-def _fastest_of_gpu(capability: tuple[int, int]) -> str:
-    """The fastest precision of an NVIDIA GPU with this compute capability (major, minor)."""
-    if capability >= (8, 0):
-        return "mixed_bfloat16"
-    return "mixed_float16" if capability >= (7, 0) else "float32"
-
-
-def _cpu_flags() -> set[str]:
-    """Names of the CPU's instruction sets, as Linux reports them; empty on other systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())

@@ -17,7 +17,8 @@ LOOPBACK = "loopback/src/loopback"
 # Modules of a package in order: each may import only those listed before it.
 ORDER = {
     "segmentation": [
-        *("errors", "ending", "tensorflow_log", "tiling", "augmentation", "config", "labels"),
+        *("errors", "ending", "tensorflow_log", "tiling", "augmentation", "backend", "config"),
+        "labels",
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
         *(
             "city",
@@ -27,6 +28,7 @@ ORDER = {
             "metrics",
             "split_sums",
             "datasets",
+            "device",
             "models",
         ),
         *("callbacks", "account", "tracking", "evaluation"),
@@ -50,7 +52,7 @@ OWN = {Path(package).name for package in ALLOWED} | {"benchmarks", "studies", "t
 
 FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
 WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("checkpoint")]
-STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "tensorflow_log"]
+STANDARD_LIBRARY_AND_CLICK = ["backend", "config", "ending", "errors", "tensorflow_log"]
 
 # The only files that import wandb: one per direction, and the account of this machine.
 WANDB = {
