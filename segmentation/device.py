@@ -13,15 +13,17 @@ def set_precision(wanted: str) -> tuple[str, str]:
     """Sets the number format of Keras for this process. Returns (device, precision).
 
     `auto` picks the fastest format of the device: bfloat16 on GPUs from compute capability 8.0 and
-    on CPUs with AVX-512 BF16 or AMX (measured: 0.62 of float32's step time), float16 on GPUs of
-    7.x, else float32. GPU memory is allocated as needed, so that several agents fit on one GPU.
+    on CPUs with AVX-512 BF16 or AMX (measured with TensorFlow, so only there: 0.62 of float32's step
+    time), float16 on GPUs of 7.x, else float32. GPU memory is allocated as needed, so that several agents fit on one GPU.
     """
-    if gpu := GPUS[keras.backend.backend()]():
+    backend = keras.backend.backend()
+    if gpu := GPUS[backend]():
         device, capability = gpu
         fastest = _fastest_of_gpu(capability)
     else:
         device = "CPU"
-        fastest = "mixed_bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+        has_bfloat16 = backend == "tensorflow" and _cpu_flags() & {"avx512_bf16", "amx_bf16"}
+        fastest = "mixed_bfloat16" if has_bfloat16 else "float32"
     precision = fastest if wanted == "auto" else wanted
     keras.config.set_dtype_policy(precision)
     return device, precision
