@@ -12,9 +12,11 @@ Gpu = tuple[str, tuple[int, ...]]
 def set_precision(wanted: str) -> tuple[str, str]:
     """Sets the number format of Keras for this process. Returns (device, precision).
 
-    `auto` picks the fastest format of the device: bfloat16 on GPUs from compute capability 8.0 and
-    on CPUs with AVX-512 BF16 or AMX (measured with TensorFlow, so only there: 0.62 of float32's step
-    time), float16 on GPUs of 7.x, else float32. GPU memory is allocated as needed, so that several agents fit on one GPU.
+    `auto` picks the fastest format of the device. On GPUs it is bfloat16 from compute capability
+    8.0, and float16 from 7.0. On CPUs with AVX-512 BF16 or AMX it is bfloat16 with TensorFlow
+    (measured: 0.62 of float32's step time). Elsewhere it is float32.
+
+    GPU memory is allocated as needed, so that several agents fit on one GPU.
     """
     backend = keras.backend.backend()
     if gpu := GPUS[backend]():
