@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segmentation import tensorflow_log
+from segmentation import tensorflow_log, windows
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVES, STATUSES, Config, settle
 from segmentation.ending import RunEnded, Signals, out_of_memory_caught
@@ -87,7 +87,7 @@ def run(
         UserError: A file, option or environment variable does not allow the run.
     """
     prepared = PreparedSet.open(data)
-    settle(options, prepared.patch_size)
+    windows.check(settle(options, prepared.patch_size), prepared)
     # W&B, and Keras below, are imported here: bad options are reported before these slow imports
     from segmentation import account, tracking
 
@@ -136,11 +136,12 @@ def train(
         import keras
 
         from segmentation import account, callbacks, datasets, evaluation, losses, models, tracking
+        from segmentation.device import set_precision
 
         keras.utils.set_random_seed(config.seed)
         # a resumed run keeps its number format, even if another one is faster on this device
         resumed_with = checkpoint.precision if config.precision == "auto" else None
-        device, precision = models.set_precision(resumed_with or config.precision)
+        device, precision = set_precision(resumed_with or config.precision)
 
     checkpoint.identify(_identity(config, prepared, precision))
     tracking.log_environment(wandb_run, device, precision)

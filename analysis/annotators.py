@@ -88,7 +88,8 @@ def compare(
     labelled = other_mask != IGNORE
     confusion = metrics.confusion_matrix(mask[labelled], other_mask[labelled])
     identical = float((image == other_image).all(axis=-1).mean())
-    return Agreement(tiles, confusion, *mask.shape, correlation, identical)
+    height, width = mask.shape
+    return Agreement(tiles, confusion, height, width, correlation, identical)
 
 
 def overlap(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[tuple[Box, Box], float]:

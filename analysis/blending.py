@@ -69,7 +69,7 @@ def with_symmetries(model: Model) -> Model:
     """
 
     def predict(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        total = np.float32(0)
+        total: NDArray[np.float32] | np.float32 = np.float32(0)
         for turns in range(4):
             turned = np.rot90(patches, turns, axes=(1, 2))
             for step in (1, -1):  # -1 reflects left and right

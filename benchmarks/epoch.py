@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from segmentation import datasets, models
 from segmentation.config import Config
+from segmentation.device import set_precision
 from segmentation.labels import NUM_CLASSES
 from segmentation.prepared import PreparedSet
 
@@ -124,7 +125,7 @@ def main(
     """Time epochs of FOLDER's training split, bare steps, and the published set-up."""
     prepared = PreparedSet.open(folder)
     size = prepared.patch_size
-    device, precision = models.set_precision(precision)
+    device, precision = set_precision(precision)
     keras.utils.set_random_seed(0)
     options = {"batch_size": batch_size, "augment": augment}
     fixed = Config.from_mapping(options)

@@ -16,8 +16,9 @@ from typing import Any
 
 import click
 
-from segmentation.config import LITE0, Config
+from segmentation.config import Config
 from segmentation.errors import UserError
+from segmentation.pretrained import LITE0
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "baseline": {},
@@ -59,9 +60,9 @@ def measure(
         repeats: Measurements; their median counts.
     """
     from benchmarks.epoch import ratio, timed
-    from segmentation import models
+    from segmentation import device, models
 
-    models.set_precision("auto")
+    device.set_precision("auto")
     side = round(size * variant.get("window", 1))
     values = {**variant, "batch_size": batch_size}
     if "window" in variant:

@@ -16,6 +16,10 @@ from segmentation.ending import RunEnded
 from segmentation.metrics import summarize
 from segmentation.optimizers import averaged_weights
 
+PUBLISHED_RULER = ("dice_focal_published", 16)
+"""Loss and validation batch size with which the published notebooks report `val_loss`: the mean of
+the batches' losses. A row has it as `val_loss_batch16`, beside the exact loss of the split."""
+
 Logs = dict[str, Any]
 """What Keras measured on one split: `loss` and the results of `SplitSums`."""
 
@@ -84,7 +88,10 @@ class EpochLogger(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
             )
         scores = _scores(logs, "val_")
         error = 1 - scores.get("val_mean_iou_labeled", 0.0)  # no real class: as bad as can be
-        return {"val_loss": logs["loss"], "val_error": error} | scores
+        row = {"val_loss": logs["loss"], "val_error": error}
+        if (self.config.loss, self.config.val_batch_size) == PUBLISHED_RULER:
+            row["val_loss_batch16"] = float(logs["batch_mean"])
+        return row | scores
 
     def _line(self, row: Row) -> str:
         """The epoch for the terminal."""

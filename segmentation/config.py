@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from segmentation import pretrained
+from segmentation.backend import check_backend
 from segmentation.errors import UserError
 from segmentation.pretrained import LITE0
 
@@ -51,6 +52,9 @@ WORST = {
     "ce_dice": 17.118095,
 }
 """The largest value of each loss, rounded down to six decimals. See OBJECTIVE."""
+
+SMOOTHED = ("cross_entropy", "ce_dice")
+"""The losses with a cross-entropy, on which `label_smoothing` acts."""
 
 UNET_MULTIPLE = 16
 """Patch sizes of the published U-Net are multiples of it: four times, it halves them."""
@@ -195,6 +199,9 @@ class Config:
         self._check_unused(
             ("normalization", "dropout", "filters"), bool(self.backbone), "with a backbone"
         )
+        self._check_unused(
+            ("label_smoothing",), self.loss not in SMOOTHED, f"with loss={self.loss}"
+        )
 
     def _check_unused(self, names: Sequence[str], unused: bool, condition: str) -> None:
         """Raises UserError if hyperparameters that have no influence differ from their defaults."""
@@ -243,11 +250,12 @@ def settle(values: Mapping[str, Any], patch_size: int) -> Config:
     """The configuration of a run that trains on patches of `patch_size` x `patch_size` px.
 
     Raises:
-        UserError: A name or value is not allowed, the architecture cannot process such patches, or
-            there are no ImageNet weights for the backbone.
+        UserError: A name or value is not allowed, the architecture cannot process such patches,
+            there are no ImageNet weights for the backbone, or the Keras backend cannot train it.
     """
     config = Config.from_mapping(values)
     config.check_patch_size(patch_size)
+    check_backend(None if config.backbone == LITE0 else config.backbone)
     if config.pretrained and config.backbone:
         pretrained.check(config.backbone)
     return config

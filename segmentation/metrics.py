@@ -76,6 +76,7 @@ def summarize(confusion: Array, confident_hits: float, confident: float) -> dict
         confident_hits: Number of probabilities above 0.5 at the true class.
         confident: Number of probabilities above 0.5 at any class of a labelled pixel.
     """
+    confusion = np.asarray(confusion, np.float64)  # sums of 32-bit integers could overflow
     scores = {
         "accuracy": accuracy(confusion),
         "precision": confident_hits / confident if confident else 0.0,

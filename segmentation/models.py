@@ -6,7 +6,6 @@ saved one opens anywhere without this package.
 """
 
 import math
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,7 +14,7 @@ from keras import layers
 from segmentation import backbones, optimizers
 from segmentation.config import Config
 from segmentation.labels import NUM_CLASSES
-from segmentation.losses import LOSSES, Tensor
+from segmentation.losses import Tensor, make
 from segmentation.split_sums import SplitSums
 
 # red, green and blue of ImageNet, as torchvision and most other libraries use them
@@ -33,7 +32,7 @@ LEVELS = 4  # of the published U-Net, above its bottom
 def compiled(config: Config, patch_size: int, steps_per_epoch: int) -> keras.Model:
     """A new model with its loss, its metric and a built optimizer. See `build`."""
     model = build(config, patch_size)
-    loss = LOSSES[config.loss]()
+    loss = make(config)
     model.compile(optimizers.make(config, steps_per_epoch), loss, metrics=[SplitSums(loss)])
     # otherwise the first step creates the optimizer's variables, and Keras traces it twice
     model.optimizer.build(model.trainable_variables)
@@ -99,41 +98,3 @@ def _convolution(x: Tensor, filters: int, config: Config) -> Tensor:
     else:
         x = layers.GroupNormalization(groups=math.gcd(GROUPS, filters))(x)
     return layers.Activation(config.activation)(x)
-
-
-def set_precision(wanted: str) -> tuple[str, str]:
-    """Sets the number format of Keras for this process. Returns (device, precision).
-
-    `auto` picks the fastest format of the device: bfloat16 on GPUs from compute capability 8.0 and
-    on CPUs with AVX-512 BF16 or AMX (measured: 0.62 of float32's step time), float16 on GPUs of
-    7.x, else float32. GPU memory is allocated as needed, so that several agents fit on one GPU.
-    """
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        device = details.get("device_name", "GPU")
-        fastest = _fastest_of_gpu(details.get("compute_capability", (0, 0)))
-    else:
-        device = "CPU"
-        fastest = "mixed_bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
-    precision = fastest if wanted == "auto" else wanted
-    keras.config.set_dtype_policy(precision)
-    return device, precision
-
-
-def _fastest_of_gpu(capability: tuple[int, int]) -> str:
-    """The fastest precision of an NVIDIA GPU with this compute capability (major, minor)."""
-    if capability >= (8, 0):
-        return "mixed_bfloat16"
-    return "mixed_float16" if capability >= (7, 0) else "float32"
-
-
-def _cpu_flags() -> set[str]:
-    """Names of the CPU's instruction sets, as Linux reports them; empty on other systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())

@@ -8,6 +8,9 @@ from keras import ops
 from segmentation.labels import NUM_CLASSES
 from segmentation.losses import PixelLoss, Tensor, flatten, one_hot
 
+COUNT_TYPE = "int32" if keras.backend.backend() == "jax" else "float64"
+"""Data type of pixel counts. JAX has 32 bits by default: an int32 is exact up to 2 ** 31 pixels."""
+
 
 @keras.saving.register_keras_serializable("segmentation")
 class SplitSums(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no annotations
@@ -18,10 +21,13 @@ class SplitSums(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no ann
 
     `result()` is a dict:
         loss: float32 scalar, the value of `loss` over all pixels seen.
-        confusion: (classes, classes) float64, number of labelled pixels; row = truth, column =
+        batch_mean: float32 scalar, the mean of the losses of the batches, weighted by their number
+            of patches. This is what Keras reports by default, and what the published notebooks
+            report. It depends on the batch size.
+        confusion: (classes, classes) COUNT_TYPE, number of labelled pixels; row = truth, column =
             prediction.
-        confident_hits: float64 scalar, number of probabilities above 0.5 at the true class.
-        confident: float64 scalar, number of probabilities above 0.5 at any class of a labelled
+        confident_hits: COUNT_TYPE scalar, number of probabilities above 0.5 at the true class.
+        confident: COUNT_TYPE scalar, number of probabilities above 0.5 at any class of a labelled
             pixel.
 
     In a fit, Keras merges these results into the logs after its own running mean of batch losses,
@@ -37,15 +43,19 @@ class SplitSums(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no ann
         # The flattened confusion matrix, then confident_hits and confident. A float32 would count
         # exactly only up to 2 ** 24 pixels: 256 patches of 256 px.
         self.sums = self.add_weight(
-            shape=(NUM_CLASSES**2 + 2,), initializer="zeros", dtype="float64", name="sums"
+            shape=(NUM_CLASSES**2 + 2,), initializer="zeros", dtype=COUNT_TYPE, name="sums"
         )
+        # the sum of batch losses, each times its number of patches, and the number of patches
+        self.batches = self.add_weight(shape=(2,), initializer="zeros", name="batches")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:
         """Adds a batch of masks (b, h, w) and probabilities (b, h, w, classes)."""
         truth, probabilities = one_hot(y_true), flatten(y_pred)
-        self.statistics.assign_add(
-            ops.cast(self.loss.statistics(truth, probabilities), self.statistics.dtype)
-        )
+        statistics = self.loss.statistics(truth, probabilities)
+        self.statistics.assign_add(ops.cast(statistics, self.statistics.dtype))
+        patches = ops.cast(ops.shape(y_true)[0], "float32")
+        batch = ops.stack([self.loss.value(statistics) * patches, patches])
+        self.batches.assign_add(ops.cast(batch, self.batches.dtype))
         predicted = ops.equal(
             ops.expand_dims(ops.argmax(probabilities, -1), -1), ops.arange(NUM_CLASSES)
         )
@@ -60,6 +70,7 @@ class SplitSums(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no ann
         sums = ops.copy(self.sums)
         return {
             "loss": self.loss.value(ops.cast(self.statistics, "float32")),
+            "batch_mean": self.batches[0] / ops.maximum(self.batches[1], 1.0),
             "confusion": ops.reshape(sums[:-2], (NUM_CLASSES, NUM_CLASSES)),
             "confident_hits": sums[-2],
             "confident": sums[-1],

@@ -22,7 +22,7 @@ import wandb
 from numpy.typing import NDArray
 from wandb.apis.public.runs import RunNotFoundError
 
-from segmentation import account
+from segmentation import account, windows
 from segmentation.checkpoint import PACKED, Checkpoint, Row
 from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, STATUSES, Config, settle
 from segmentation.ending import RunEnded
@@ -97,6 +97,7 @@ def start(
     run = _init(name, given, start_over)
     try:
         config = settle(_hyperparameters(dict(run.config)), prepared.patch_size)
+        windows.check(config, prepared)
     except UserError:
         run.finish(exit_code=1)
         raise

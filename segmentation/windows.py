@@ -13,13 +13,19 @@ from segmentation.augmentation import Pair, paste
 from segmentation.config import UNET_MULTIPLE, Config
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES, UNLABELED
-from segmentation.prepared import Mosaic
+from segmentation.prepared import Mosaic, PreparedSet
 
 PIXELS_PER_CLASS = 50_000
 """Pixels per class that are kept for `class_sampling`: 400 kB per class."""
 
 BAND = 512
 """Rows of a mask that are searched for classes at a time. Limits the memory."""
+
+
+def check(config: Config, prepared: PreparedSet) -> None:
+    """Raises UserError if the set cannot serve the configuration's windows, if it has any."""
+    if config.window:
+        check_sizes(prepared.mosaics("train"), config.window)
 
 
 def check_sizes(mosaics: Sequence[Mosaic], window: int) -> None:

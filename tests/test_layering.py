@@ -23,6 +23,7 @@ ORDER = {
             "tensorflow_log",
             "tiling",
             "augmentation",
+            "backend",
             "pretrained",
             "torch_file",
         ),
@@ -40,6 +41,7 @@ ORDER = {
             "datasets",
             "lite0",
             "backbones",
+            "device",
             "models",
         ),
         *("callbacks", "account", "tracking", "evaluation"),
@@ -63,7 +65,14 @@ OWN = {Path(package).name for package in ALLOWED} | {"benchmarks", "studies", "t
 
 FRAMEWORKS = {"keras", "tensorflow", "segmentation_models"}
 WITHOUT_FRAMEWORK = ORDER["segmentation"][: ORDER["segmentation"].index("losses")]
-STANDARD_LIBRARY_AND_CLICK = ["config", "ending", "errors", "pretrained", "tensorflow_log"]
+STANDARD_LIBRARY_AND_CLICK = [
+    "backend",
+    "config",
+    "ending",
+    "errors",
+    "pretrained",
+    "tensorflow_log",
+]
 
 # The only files that import wandb: one per direction, and the account of this machine.
 WANDB = {

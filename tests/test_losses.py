@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from segmentation.config import WORST
-from segmentation.labels import IGNORE, NUM_CLASSES
-from segmentation.losses import LOSSES
+from segmentation.config import SMOOTHED, WORST, Config
+from segmentation.errors import UserError
+from segmentation.labels import IGNORE, NUM_CLASSES, UNLABELED
+from segmentation.losses import LOSSES, make
 from segmentation.split_sums import SplitSums
 
 
@@ -68,6 +69,67 @@ def test_cross_entropy_equals_log_loss_of_scikit_learn(random):
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_smoothed_cross_entropy_equals_that_of_keras_and_a_formula(smoothing, random):
+    masks, probabilities = answers(random)
+    seen = masks != IGNORE
+    truth, p = one_hot(masks[seen]), probabilities[seen].astype(float)
+    target = (1 - smoothing) * truth + smoothing / NUM_CLASSES
+    keras_loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    ours = float(
+        make(Config(loss="cross_entropy", label_smoothing=smoothing))(masks, probabilities)
+    )
+    assert ours == pytest.approx(-(target * np.log(p)).sum(-1).mean(), rel=1e-5)
+    assert ours == pytest.approx(float(keras_loss(truth, probabilities[seen])), rel=1e-5)
+
+
+def test_ce_dice_is_the_sum_of_its_terms(random):
+    masks, probabilities = answers(random)
+    masks[masks == 3] = 1  # a class that does not occur does not count
+    seen = masks != IGNORE
+    truth, p = one_hot(masks[seen]), probabilities[seen].astype(float)
+    dice = (2 * (truth * p).sum(0) / (truth.sum(0) + p.sum(0)))[truth.any(0)]
+    smoothed = float(make(Config(loss="cross_entropy", label_smoothing=0.1))(masks, probabilities))
+    ours = float(make(Config(loss="ce_dice", label_smoothing=0.1))(masks, probabilities))
+    assert ours == pytest.approx(smoothed + 1 - dice.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_class_unlabeled_counts_like_ignored_pixels_in_the_loss_only(name, random):
+    masks, probabilities = answers(random)
+    without = np.where(masks == UNLABELED, IGNORE, masks)
+    loss = make(Config(loss=name, unlabeled="ignore"))
+    value = float(loss(masks, probabilities))
+    assert value == float(LOSSES[name]()(without, probabilities))
+    assert value != float(LOSSES[name]()(masks, probabilities))
+    metric = SplitSums(loss)
+    metric.update_state(masks, probabilities)
+    confusion = np.asarray(metric.result()["confusion"])
+    assert confusion[UNLABELED].sum() == (masks == UNLABELED).sum()
+    assert float(metric.result()["loss"]) == value
+
+
+def test_smoothing_without_cross_entropy_is_refused():
+    for name in LOSSES:
+        if name in SMOOTHED:
+            assert make(Config(loss=name, label_smoothing=0.1)).label_smoothing == 0.1
+        else:
+            with pytest.raises(UserError, match=r"label_smoothing=0.1 has no influence.*loss="):
+                Config(loss=name, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_saved_loss_has_the_same_value_and_old_files_have_the_defaults(name, random):
+    masks, probabilities = answers(random)
+    loss = LOSSES[name](name, 0.1, "ignore")
+    saved = keras.saving.serialize_keras_object(loss)
+    again = keras.saving.deserialize_keras_object(saved)
+    assert float(again(masks, probabilities)) == float(loss(masks, probabilities))
+    saved["config"] = {"name": name}
+    old = keras.saving.deserialize_keras_object(saved)
+    assert float(old(masks, probabilities)) == float(LOSSES[name]()(masks, probabilities))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_ignored_pixels_do_not_change_the_loss(name, random):
     masks, probabilities = answers(random)
@@ -83,13 +145,19 @@ def test_ignored_pixels_do_not_change_the_loss(name, random):
 
 @pytest.mark.parametrize("name", LOSSES)
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), sharpness=st.floats(0, 60))
-def test_no_loss_exceeds_worst(name, seed, sharpness):
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sharpness=st.floats(0, 60),
+    smoothing=st.floats(0, 0.5),
+    unlabeled=st.sampled_from(["class", "ignore"]),
+)
+def test_no_loss_exceeds_worst(name, seed, sharpness, smoothing, unlabeled):
     random = np.random.default_rng(seed)
     masks = random.integers(0, NUM_CLASSES, (1, 8, 8)).astype(np.uint8)
     wrong = -sharpness * one_hot(masks) + random.normal(size=(1, 8, 8, NUM_CLASSES))
     probabilities = (np.exp(wrong) / np.exp(wrong).sum(-1, keepdims=True)).astype(np.float32)
-    assert 0 <= float(LOSSES[name]()(masks, probabilities)) <= LOSSES[name].worst + 1e-5
+    loss = LOSSES[name](name, smoothing, unlabeled)
+    assert 0 <= float(loss(masks, probabilities)) <= loss.worst + 1e-5
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -103,6 +171,26 @@ def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(name, random):
         for start in range(0, 33, size):
             metric.update_state(masks[start : start + size], probabilities[start : start + size])
         assert float(metric.result()["loss"]) == pytest.approx(whole, abs=1e-6)
+
+
+def test_the_batch_mean_equals_what_keras_reports_without_split_sums(random):
+    masks, probabilities = answers(random, shape=(37, 8, 8))
+    masks[:5] = 2
+    published = LOSSES["dice_focal_published"]()
+    image = keras.Input((8, 8, NUM_CLASSES))
+    model = keras.Model(image, keras.layers.Activation("linear")(image))
+    model.compile(loss=published, run_eagerly=True)
+    reported = model.evaluate(probabilities, masks, batch_size=16, verbose=0)
+    metric = SplitSums(published)
+    for start in range(0, 37, 16):
+        metric.update_state(masks[start : start + 16], probabilities[start : start + 16])
+    result = metric.result()
+    assert float(result["batch_mean"]) == pytest.approx(reported, abs=1e-6)
+    assert abs(float(result["batch_mean"]) - float(result["loss"])) > 1e-4
+    metric.reset_state()
+    metric.update_state(masks, probabilities)
+    result = metric.result()
+    assert float(result["batch_mean"]) == float(result["loss"])  # one batch
 
 
 def test_split_sums_equal_the_counts_of_keras_and_scikit_learn(random):

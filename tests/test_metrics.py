@@ -70,6 +70,12 @@ def test_scores_without_pixels_are_undefined():
     assert set(metrics.summarize(nothing, 0, 0)) == {"precision"}
 
 
+def test_scores_of_32_bit_counts_do_not_overflow():
+    counts = np.full((NUM_CLASSES, NUM_CLASSES), 2**30, np.int32)
+    small = metrics.summarize(np.ones_like(counts), 1.0, 2.0)
+    assert metrics.summarize(counts, 2.0**30, 2.0**31) == pytest.approx(small)
+
+
 def test_pool_counts_all_and_samples_labelled_pixels(random):
     masks = random.choice([0, 1, IGNORE], (4, 8, 8)).astype(np.uint8)
     probabilities = random.dirichlet(np.ones(NUM_CLASSES), (4, 8, 8))

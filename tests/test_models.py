@@ -134,16 +134,6 @@ def test_scaling_and_softmax_stay_float32_under_mixed_precision(policy, random):
     assert model.predict_on_batch(images).dtype == np.float32
 
 
-def test_auto_precision_sets_a_policy_of_keras():
-    device, precision = models.set_precision("auto")
-    assert precision == keras.config.dtype_policy().name and precision in (
-        "float32",
-        "mixed_bfloat16",
-        "mixed_float16",
-    )
-    assert models.set_precision("float32") == (device, "float32")
-
-
 def test_an_unknown_backbone_is_refused_with_a_list_of_the_known_ones():
     with pytest.raises(UserError, match=r"'resnet19'.*resnet18"):
         models.build(Config(backbone="resnet19"), 64)

@@ -159,7 +159,9 @@ def test_the_encoder_moves_slower_by_its_rate(tmp_path):
         outputs = keras.layers.Dense(1, name="encoder_layer", kernel_initializer="ones")(inputs)
         outputs = keras.layers.Dense(1, name="decoder_layer", kernel_initializer="ones")(outputs)
         model = keras.Model(inputs, outputs)
-        config = Config(backbone="resnet18", pretrained=True, encoder_rate=rate, learning_rate=0.01)
+        config = Config(
+            backbone="efficientnet-lite0", pretrained=True, encoder_rate=rate, learning_rate=0.01
+        )
         model.compile(optimizers.make(config, STEPS), "mse", run_eagerly=True)
         model.train_on_batch(np.ones((1, 2), np.float32), np.zeros((1, 1), np.float32))
         model.save(tmp_path / "model.keras")
