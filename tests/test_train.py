@@ -163,7 +163,13 @@ def test_val_loss_does_not_depend_on_val_batch_size(tiny_set):
 def test_a_run_that_diverges_in_its_first_epoch_logs_the_worst_loss(offline, tiny_set, logged):
     """The test of all endings below covers a later epoch: the run keeps the lowest value it had."""
     status, state = offline(
-        tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear"
+        tiny_set,
+        "wild",
+        epochs=2,
+        filters=16,
+        learning_rate=1.0,
+        loss="cross_entropy",
+        activation="linear",
     )
     assert status == "diverged" and state["rows"] == []
     assert train.STATUSES[status] == 0
