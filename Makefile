@@ -52,7 +52,7 @@ test: .venv/.ready
 	ruff check .
 	ruff format --check .
 	mypy
-	$(RUN) -m pytest -n 4 --dist worksteal  # much of the time they wait, for agents and servers
+	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder  # conftest.py orders them
 
 clean:
 	rm -rf .venv

@@ -6,6 +6,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+NARROW = 4
+"""The fewest filters of a U-Net: for tests of what surrounds the training, not of its numbers."""
+FEW_STEPS = {
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, [str(ROOT / "tests" / "quick_start"), os.environ.get("PYTHONPATH")])
+    )
+}
+"""Environment in which train.py does not trace its model; see quick_start/sitecustomize.py."""
 
 
 def run_module(

@@ -4,6 +4,7 @@ The account is our server behind HTTPS; see account_helpers.py.
 """
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from account_helpers import (
     by_login_to_a_host,
     by_settings_file,
 )
-from project_helpers import ROOT
+from project_helpers import FEW_STEPS, NARROW, ROOT, run_module
 
-FAST = ["--learning-rate=0.002", "--batch-size=32", "--seed=1"]
+FAST = ["--learning-rate=0.002", "--batch-size=32", "--seed=1", f"--filters={NARROW}"]
 
 
 def train(data: Path, *options: str) -> list[str]:
@@ -32,7 +33,9 @@ def test_every_way_to_log_in_sends_the_run_to_the_account(account, tiny_set, tmp
     home = tmp_path / "home"
     extra = log_in(account, home)
     run_id = f"reached-{log_in.__name__.replace('_', '-')}"
-    done = account.run(*train(tiny_set, "--epochs=1"), home=home, WANDB_RUN_ID=run_id, **extra)
+    done = account.run(
+        *train(tiny_set, "--epochs=1"), home=home, WANDB_RUN_ID=run_id, **FEW_STEPS, **extra
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     project = "from-the-settings" if log_in is by_settings_file else "aerial-sweeps"
     run = next(run for run in account.runs(project) if run["name"] == run_id)
@@ -58,7 +61,7 @@ def test_an_offline_run_stays_on_this_machine_and_says_why(account, tiny_set, tm
     home.mkdir()
     words = choose(account, home)
     before = len(account.runs("aerial-sweeps"))
-    done = account.run(*train(tiny_set, "--epochs=1"), home=home)
+    done = account.run(*train(tiny_set, "--epochs=1"), home=home, **FEW_STEPS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(account.runs("aerial-sweeps")) == before
     assert list((home / "wandb").glob("offline-run-*"))
@@ -105,7 +108,11 @@ class Machine:
 
     def start(self, run_id: str, *options: str) -> subprocess.Popen:
         environment = self.account.environment(
-            self.home, WANDB_RUN_ID=run_id, WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1", **self.extra
+            self.home,
+            WANDB_RUN_ID=run_id,
+            WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1",
+            **FEW_STEPS,
+            **self.extra,
         )
         return subprocess.Popen(
             train(self.data, *options),
@@ -211,39 +218,16 @@ def test_a_killed_run_is_resumed_on_another_machine_and_on_the_first_again(
     check_one_training(account, "killed-moved", reached + 1)
 
 
-def test_resuming_a_run_on_other_data_is_refused_and_changes_nothing(account, tiny_set, tmp_path):
-    from project_helpers import run_module
-
-    run_module("segmentation.synthetic", tmp_path / "city", "--size", "64", "--seed", "9")
-    run_module(
-        "segmentation.prepare",
-        tmp_path / "city",
-        tmp_path / "other",
-        "--patch-size",
-        "32",
-        "--grid",
-        "crop",
-    )
-    Machine(account, tmp_path / "first", tiny_set).finish("own-data", "--epochs=1")
-    before = next(run for run in account.runs("aerial-sweeps") if run["name"] == "own-data")
-    process = Machine(account, tmp_path / "second", tmp_path / "other").start(
-        "own-data", "--epochs=2"
-    )
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 1 and "Traceback" not in output
-    assert "run own-data was trained on the data set" in output and "AERIAL_DATA" in output
-    after = next(run for run in account.runs("aerial-sweeps") if run["name"] == "own-data")
-    assert before == after
-
-
-def test_a_data_set_is_one_artifact_version_on_all_machines(account, tiny_set, tmp_path):
-    import shutil
-
+def test_a_data_set_is_one_artifact_version_on_all_machines_and_a_run_stays_on_its_data(
+    account, tiny_set, tmp_path
+):
     shutil.copytree(tiny_set, tmp_path / "copy")
-    for number, data in enumerate((tiny_set, tmp_path / "copy")):
-        Machine(account, tmp_path / f"machine-{number}", data).finish(
-            f"version-{number}", "--epochs=1"
-        )
+    machines = [
+        Machine(account, tmp_path / f"machine-{number}", data)
+        for number, data in enumerate((tiny_set, tmp_path / "copy"))
+    ]
+    for number, machine in enumerate(machines):
+        machine.finish(f"version-{number}", "--epochs=1")
     sql = (
         "SELECT COUNT(DISTINCT u.artifact_id) FROM uses u"
         " JOIN runs r ON r.id = u.run_id JOIN artifacts a ON a.id = u.artifact_id"
@@ -251,3 +235,15 @@ def test_a_data_set_is_one_artifact_version_on_all_machines(account, tiny_set, t
         " WHERE c.name = 'prepared' AND r.name LIKE 'version-%'"
     )
     assert account.store.value(sql) == 1
+
+    run_module("segmentation.synthetic", tmp_path / "city", "--size", "64", "--seed", "9")
+    options = ("--patch-size", "32", "--grid", "crop")
+    run_module("segmentation.prepare", tmp_path / "city", tmp_path / "other", *options)
+    before = next(run for run in account.runs("aerial-sweeps") if run["name"] == "version-0")
+    machines[1].data = tmp_path / "other"
+    process = machines[1].start("version-0", "--epochs=2")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "Traceback" not in output
+    assert "run version-0 was trained on the data set" in output and "AERIAL_DATA" in output
+    after = next(run for run in account.runs("aerial-sweeps") if run["name"] == "version-0")
+    assert before == after

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from account_helpers import Account
-from project_helpers import ROOT
+from project_helpers import FEW_STEPS, NARROW, ROOT
 
 HYPERBAND = {
     "name": "two machines",
@@ -22,6 +22,7 @@ HYPERBAND = {
     "parameters": {
         "learning_rate": {"values": [0.0000002, 0.003]},
         "batch_size": {"value": 32},
+        "filters": {"value": 8},
         "epochs": {"value": 80},
     },
 }
@@ -49,10 +50,12 @@ class Machine:
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
-    def start(self, *command: str) -> subprocess.Popen:
+    def start(self, *command: str, **extra: str) -> subprocess.Popen:
         """Starts a command of W&B's client; its output goes to a file named after the command."""
         log = (self.folder / f"{command[1]}.log").open("w")
-        environment = self.account.environment(self.home, WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1")
+        environment = self.account.environment(
+            self.home, WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1", **extra
+        )
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
@@ -125,12 +128,13 @@ def test_a_scheduler_queues_as_many_runs_as_there_are_agents(account, machines):
         "epochs": {"value": 1},
         "learning_rate": {"value": 0.002},
         "batch_size": {"value": 32},
+        "filters": {"value": NARROW},
     }
     path, _ = machines[0].sweep(config)
     scheduler = machines[0].start(
         "wandb", "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", path
     )
-    agents = [(machine, machine.start("wandb", "agent", path)) for machine in machines]
+    agents = [(machine, machine.start("wandb", "agent", path, **FEW_STEPS)) for machine in machines]
     finish((machines[0], scheduler), *agents)
     runs = runs_of(account, path)
     assert [run["state"] for run in runs] == ["finished"] * 4

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from loopback_helpers import wait_for
-from project_helpers import ROOT
+from project_helpers import FEW_STEPS, NARROW, ROOT
 
 import studies
 from search.halving import brackets
@@ -63,12 +63,15 @@ class Sweep:
         for package in ("segmentation", "search"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / package, folder / package, ignore=ignored)
-        if name != "multifidelity":
+        if name == "multifidelity":
+            config["parameters"]["filters"] = {"value": NARROW}
+        else:
             (folder / "train.py").write_text(QUICK)
         self.path = served.sweep(yaml.safe_dump(config), folder)
         self.start_scheduler()
         self.agents = [
-            served.agent(self.path, folder, poll=0.5, AERIAL_DATA=str(data)) for _ in range(2)
+            served.agent(self.path, folder, poll=0.5, AERIAL_DATA=str(data), **FEW_STEPS)
+            for _ in range(2)
         ]
 
     def start_scheduler(self) -> None:

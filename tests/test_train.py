@@ -17,7 +17,7 @@ import pytest
 import tensorflow
 import wandb
 from loopback_helpers import Served
-from project_helpers import ROOT
+from project_helpers import FEW_STEPS, NARROW, ROOT
 from wandb.apis.normalize import normalize_exceptions
 from wandb.apis.public.runs import RunNotFoundError
 
@@ -29,7 +29,13 @@ from segmentation.ending import RunEnded, Signals, out_of_memory_caught
 from segmentation.errors import UserError
 from segmentation.prepared import PreparedSet
 
-FAST = {"learning_rate": 0.002, "batch_size": 32, "precision": "float32", "seed": 1}
+FAST = {
+    "learning_rate": 0.002,
+    "batch_size": 32,
+    "precision": "float32",
+    "seed": 1,
+    "filters": NARROW,
+}
 
 
 @pytest.fixture
@@ -157,7 +163,13 @@ def test_val_loss_does_not_depend_on_val_batch_size(tiny_set):
 def test_a_run_that_diverges_in_its_first_epoch_logs_the_worst_loss(offline, tiny_set, logged):
     """The test of all endings below covers a later epoch: the run keeps the lowest value it had."""
     status, state = offline(
-        tiny_set, "wild", epochs=2, learning_rate=1.0, loss="cross_entropy", activation="linear"
+        tiny_set,
+        "wild",
+        epochs=2,
+        filters=16,
+        learning_rate=1.0,
+        loss="cross_entropy",
+        activation="linear",
     )
     assert status == "diverged" and state["rows"] == []
     assert train.STATUSES[status] == 0
@@ -214,7 +226,8 @@ def started(tmp_path: Path, data: Path, *options: str, **environment: str) -> su
         for name, value in os.environ.items()
         if "WANDB" not in name and name != "TF_CPP_MIN_LOG_LEVEL"
     }
-    environment = inherited | {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)} | environment
+    own = {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
+    environment = inherited | own | FEW_STEPS | environment
     fast = [f"--{name}={value}" for name, value in FAST.items()]
     return subprocess.Popen(
         command(data, tmp_path / "runs", *fast, *options),
@@ -235,20 +248,23 @@ def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
 
 
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, tiny_set):
-    """kill -9 during training, then the same command with the same run id in a new process."""
-    options = ("--epochs=5", "--augment=flip")
-    whole = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="whole")
+    """kill -9 during training, then the same command with the same run id in a new process.
+
+    The model is traced, as in a user's run.
+    """
+    options = ("--epochs=8", "--augment=flip")
+    whole = started(tmp_path, tiny_set, *options, PYTHONPATH="", WANDB_RUN_ID="whole")
     assert whole.wait(200) == 0, whole.communicate()[0]
-    killed = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="killed")
+    killed = started(tmp_path, tiny_set, *options, PYTHONPATH="", WANDB_RUN_ID="killed")
     wait_for_epoch(killed, tmp_path / "runs" / "killed", 2)
     killed.kill()
     killed.wait()
     done = len(read_state(tmp_path / "runs" / "killed")["rows"])
-    assert 2 <= done < 5
-    resumed = started(tmp_path, tiny_set, *options, WANDB_RUN_ID="killed")
+    assert 2 <= done < 8
+    resumed = started(tmp_path, tiny_set, *options, PYTHONPATH="", WANDB_RUN_ID="killed")
     output = resumed.communicate(timeout=200)[0]
     assert resumed.returncode == 0, output
-    assert f"epoch {done:>3}/5" not in output  # resumed, not started again
+    assert f"epoch {done:>3}/8" not in output  # resumed, not started again
     assert numbers(read_state(tmp_path / "runs" / "killed")) == numbers(
         read_state(tmp_path / "runs" / "whole")
     )
@@ -272,10 +288,13 @@ def test_a_signal_ends_the_run_with_its_status_exit_code_and_checkpoint(
 
 
 def test_the_terminal_shows_warnings_of_tensorflow_and_nothing_else_of_it(tmp_path, tiny_set):
-    """TensorFlow warns of this value of its variable while it prints the lines to remove."""
-    process = started(
-        tmp_path, tiny_set, "--epochs=1", WANDB_MODE="offline", TF_ENABLE_ONEDNN_OPTS="maybe"
-    )
+    """The published network, as users train it: traced, on all cores.
+
+    TensorFlow warns of this value of its variable while it prints the lines to remove.
+    """
+    environment = {"WANDB_MODE": "offline", "TF_ENABLE_ONEDNN_OPTS": "maybe"}
+    usual = {"PYTHONPATH": "", "TF_NUM_INTRAOP_THREADS": "0", "TF_NUM_INTEROP_THREADS": "0"}
+    process = started(tmp_path, tiny_set, "--epochs=1", "--filters=16", **environment, **usual)
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
     lines = output.splitlines()

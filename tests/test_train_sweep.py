@@ -19,6 +19,7 @@ metric: {{name: best_val_loss, goal: minimize, impute: latest}}
 parameters:
   batch_size: {{value: 32}}
   precision: {{value: float32}}
+  filters: {{value: {filters}}}
   epochs: {{value: {epochs}}}
   learning_rate: {rates}
   activation: {{values: {activations}}}
@@ -45,6 +46,7 @@ def test_hyperband_stops_runs_of_a_bayesian_sweep_by_two_agents(served, api, pla
         yaml(
             method="bayes",
             epochs=60,
+            filters=8,
             activations="[relu, null]",
             rates="{distribution: log_uniform_values, min: 0.0000002, max: 0.005}",
             # One of ten runs survives a band. So the worse of the first two runs is stopped,
@@ -104,7 +106,14 @@ def train_process(run_id: str) -> int | None:
 def test_a_preempted_run_is_resumed_under_its_id_with_one_history(served, api, place):
     folder, yaml = place
     path = served.sweep(
-        yaml(method="grid", epochs=20, activations="[null]", rates="{value: 0.001}", more=""),
+        yaml(
+            method="grid",
+            epochs=20,
+            filters=16,
+            activations="[null]",
+            rates="{value: 0.001}",
+            more="",
+        ),
         folder,
     )
     agent = served.agent(path, folder, "--count", "1", poll=0.5)
