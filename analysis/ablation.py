@@ -4,6 +4,7 @@ python -m analysis.ablation entity/project/sweep_id --data data/ablation --out r
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,6 +68,22 @@ class Arm:
         known = other.values if other else {}
         texts = [f"{name} {value}" for name, value in self.values.items() if name not in known]
         return ", ".join(texts) or "published baseline"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of an arm and the arm that it is compared with, on some places."""
+
+    differences: Array
+    """(n,) arm minus other, per seed."""
+    margin: float
+    """Half the width of the 95 % interval of their mean; NaN if it cannot be computed."""
+
+    def __str__(self) -> str:
+        if not len(self.differences):
+            return ""
+        mean = f"{self.differences.mean():+.3f}"
+        return mean if math.isnan(self.margin) else f"{mean} ± {self.margin:.3f}"
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -168,6 +185,33 @@ def differences(arm: Arm, other: Arm, places: Sequence[str]) -> Array:
     return np.array([first - second for first, second in pairs])
 
 
+def comparisons(ordered: Sequence[Arm], places: Sequence[str]) -> list[Comparison]:
+    """One comparison per arm, on some places together. That of the baseline is empty.
+
+    The interval is Student's t with a variance that is pooled over all arms with the same
+    reference: three seeds alone say little about a variance. So it assumes that these arms scatter
+    alike.
+    """
+    from scipy.stats import t
+
+    pairs = [(arm, reference(arm, ordered)) for arm in ordered]
+    gains = [differences(arm, other, places) if other else np.array([]) for arm, other in pairs]
+    found = []
+    for (_, other), own in zip(pairs, gains, strict=True):
+        alike = [
+            gain
+            for (_, its), gain in zip(pairs, gains, strict=True)
+            if its is other and len(gain) >= FEWEST
+        ]
+        freedom = sum(len(gain) - 1 for gain in alike)
+        half = math.nan
+        if freedom and len(own):
+            variance = sum(gain.var(ddof=1) * (len(gain) - 1) for gain in alike) / freedom
+            half = t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(variance / len(own))
+        found.append(Comparison(own, float(half)))
+    return found
+
+
 def seed_deviation(arm: Arm) -> float:
     """Standard deviation of the validation error over seeds, after one epoch.
 
@@ -196,75 +240,58 @@ def render(
     single = {f"place {place}": [place] for place in places}
     header = ["change", "compared with", "seeds", "accuracy", "mean_iou_labeled", "seed_sd"]
     header += [f"difference, {name}" for name in (*groups, *single)]
-    rows = [list(_row(arm, reference(arm, ordered), groups, single)) for arm in ordered]
+    compared = {name: comparisons(ordered, group) for name, group in {**groups, **single}.items()}
+    rows = [
+        [*_facts(arm, reference(arm, ordered), places), *map(str, cells)]
+        for arm, *cells in zip(ordered, *compared.values(), strict=True)
+    ]
     caption = (
         "Mean IoU of the five real classes on places outside of the training, by the weights after "
-        f"the last epoch. Differences are paired by seed, with 95 % intervals. State: {state}."
+        "the last epoch. Differences are paired by seed; their 95 % intervals pool the variance of "
+        f"all rows that are compared with the same one. State: {state}."
     )
     files = Table(folder / "ablation", caption, header, rows).write()
-    return [*files, _draw(ordered, groups, folder / "ablation.png")]
+    shown = {name: compared[name] for name in groups}
+    return [*files, _draw(ordered, shown, folder / "ablation.png")]
 
 
-def _row(
-    arm: Arm,
-    other: Arm | None,
-    groups: Mapping[str, list[str]],
-    single: Mapping[str, list[str]],
-) -> Iterator[Cell]:
-    """The cells of one arm."""
-    scored = np.array([run.score(groups["all places"]) for run in arm.runs.values()])
+def _facts(arm: Arm, other: Arm | None, places: Sequence[str]) -> Iterator[Cell]:
+    """The first cells of an arm's row, up to its differences."""
+    scored = np.array([run.score(places) for run in arm.runs.values()])
     yield arm.beyond(other)
     yield other.beyond(None) if other else ""
     yield len(arm.runs)
     yield from map(float, scored.mean(axis=0))
     yield seed_deviation(arm)
-    for places in (*groups.values(), *single.values()):
-        gains = differences(arm, other, places) if other else np.array([])
-        yield _interval(gains)
 
 
-def margin(gains: Array) -> float:
-    """Half the width of the interval of Student's t around the mean of (n,) values, n >= FEWEST."""
-    from scipy.stats import ttest_1samp
-
-    interval = ttest_1samp(gains, 0.0).confidence_interval(CONFIDENCE)
-    return float(interval.high - interval.low) / 2
-
-
-def _interval(gains: Array) -> str:
-    """Mean and margin of differences as text; without a margin for a single seed."""
-    if not len(gains):
-        return ""
-    if len(gains) < FEWEST:
-        return f"{gains.mean():+.3f}"
-    return f"{gains.mean():+.3f} ± {margin(gains):.3f}"
-
-
-def _draw(ordered: Sequence[Arm], groups: Mapping[str, list[str]], file: Path) -> Path:
+def _draw(ordered: Sequence[Arm], compared: Mapping[str, Sequence[Comparison]], file: Path) -> Path:
     """One row per arm and one marker per group of places, with its interval."""
-    compared = [(arm, other) for arm in ordered if (other := reference(arm, ordered))]
-    figure, ((axes,),) = style.figure(height=1.2 + 0.32 * max(1, len(compared)))
-    for number, (name, places) in enumerate(groups.items()):
-        offset = 0.2 * (number - (len(groups) - 1) / 2)
-        for row, (arm, other) in enumerate(compared):
-            gains = differences(arm, other, places)
-            if not len(gains):
-                continue
-            half = margin(gains) if len(gains) >= FEWEST else 0.0
-            axes.errorbar(
-                gains.mean(),
-                row + offset,
-                xerr=half,
-                fmt="o^sD"[number % 4],
-                color=f"C{number}",
-                label=name if row == 0 else None,
-            )
+    rows = [i for i, arm in enumerate(ordered) if reference(arm, ordered)]
+    figure, ((axes,),) = style.figure(height=1.2 + 0.32 * max(1, len(rows)))
+    for number, (name, found) in enumerate(compared.items()):
+        shown = [(row, found[i]) for row, i in enumerate(rows) if len(found[i].differences)]
+        axes.errorbar(
+            [comparison.differences.mean() for _, comparison in shown],
+            [row + 0.2 * (number - (len(compared) - 1) / 2) for row, _ in shown],
+            xerr=[np.nan_to_num(comparison.margin) for _, comparison in shown],
+            fmt="o^sD"[number % 4],
+            color=f"C{number}",
+            label=name,
+        )
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(compared)), [f"{arm.beyond(other)}" for arm, other in compared])
+    axes.set_yticks(range(len(rows)), [_words(ordered[i], ordered) for i in rows])
     axes.invert_yaxis()
     axes.set_xlabel("difference of mean IoU (five classes), with 95 % interval; right is better")
     axes.legend(loc="best")
     return style.save(figure, file)
+
+
+def _words(arm: Arm, others: Sequence[Arm]) -> str:
+    """The name of an arm's row in the figure."""
+    other = reference(arm, others)
+    base = "" if other is None or not other.values else "... + "
+    return base + arm.beyond(other)
 
 
 def _scored(run: Run, confusions: Mapping[tuple[int, ...], NDArray[np.int64]]) -> ScoredRun:
