@@ -99,7 +99,7 @@ class Comparison:
     help="Tiles that are also scored together, for example 1,3,5. May be repeated.",
 )
 def main(sweep: str, data: Path, checkpoints: Path, folder: Path, halves: tuple[str, ...]) -> None:
-    """Compare the configurations of SWEEP, paired by seed, on places outside of the training.
+    """Compare the configurations of SWEEP, paired by seed, on the places of the validation split.
 
     SWEEP is one of sweeps/ablation.yaml: its runs keep the weights after their last epoch. Each
     finished run is scored once, so the command can be repeated while the sweep runs. OUT receives
@@ -128,7 +128,7 @@ def measure(
     Raises:
         UserError: A run was trained on another set, or has no weights of its last epoch.
     """
-    tiles = [int(row["tile"]) for row in prepared.patches if row["split"] != "train"]
+    tiles = np.unique(prepared.tiles[prepared.indices("val")]).tolist()
     known = {run.id: run for run in load(folder)}
     finished = [run for run in sweep.runs if run.outcome == "finished"]
     for number, run in enumerate(finished, start=1):
@@ -137,7 +137,7 @@ def measure(
                 raise UserError(f"run {run} was not trained on {prepared.folder}; name its --data")
             file = weights.find(run, "kept", sweep.path, folder / "cache", checkpoints)
             model, _ = trained.open_model(file)
-            confusions = evaluate([model], prepared, sorted(set(tiles)))
+            confusions = evaluate([model], prepared, tiles)
             known[run.id] = _scored(run, confusions)
             _write(folder, known.values())
             click.echo(f"scored {number} of {len(finished)} finished runs: {run}")
@@ -246,9 +246,9 @@ def render(
         for arm, *cells in zip(ordered, *compared.values(), strict=True)
     ]
     caption = (
-        "Mean IoU of the five real classes on places outside of the training, by the weights after "
-        "the last epoch. Differences are paired by seed; their 95 % intervals pool the variance of "
-        f"all rows that are compared with the same one. State: {state}."
+        "Mean IoU of the five real classes on the validation places, by the weights after the last "
+        "epoch. Differences are paired by seed; their 95 % intervals pool the variance of all "
+        f"rows that are compared with the same one. State: {state}."
     )
     files = Table(folder / "ablation", caption, header, rows).write()
     shown = {name: compared[name] for name in groups}

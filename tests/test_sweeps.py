@@ -49,7 +49,8 @@ class TestSweep:
         for name, parameter in parameters.items():
             for value in values_of(parameter):
                 config = Config.from_mapping(first | {name: value})
-                assert name == "configuration" or getattr(config, name) == (
+                overriding = {"configuration", *(first.get("configuration") or {})}
+                assert name in overriding or getattr(config, name) == (
                     "linear" if value is None else value
                 )
 
