@@ -82,6 +82,7 @@ def test_differences_are_paired_by_the_seeds_that_both_have(ordered):
         ema.runs[seed].score(PLACES)[1] - baseline.runs[seed].score(PLACES)[1] for seed in (1, 3)
     ]
     assert ablation.differences(some, baseline, PLACES) == pytest.approx(expected)
+    assert ablation.differences(baseline, some, PLACES) == pytest.approx(-np.array(expected))
 
 
 def test_the_interval_of_a_single_comparison_is_that_of_the_paired_t_test(ordered):
@@ -98,6 +99,12 @@ def test_the_variance_is_pooled_over_the_arms_with_one_reference(ordered):
     variance = np.mean([comparison.differences.var(ddof=1) for comparison in found[1:]])
     expected = t.ppf(0.975, 4) * np.sqrt(variance / 3)
     assert [comparison.margin for comparison in found[1:]] == pytest.approx([expected] * 2)
+
+
+def test_arms_with_other_references_do_not_change_an_interval(ordered):
+    found = ablation.comparisons(ordered, PLACES)[3]  # the only arm that is compared with OPT
+    interval = ttest_1samp(found.differences, 0).confidence_interval(0.95)
+    assert found.margin == pytest.approx((interval.high - interval.low) / 2)
 
 
 def test_a_single_seed_has_a_difference_but_no_interval_of_its_own(ordered):
