@@ -1,11 +1,13 @@
 """The optimizer of a configuration, and the averages of the weights that it keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from segmentation.config import Config
 from segmentation.losses import Tensor
@@ -88,12 +90,19 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     if not optimizer.use_ema:
         yield
         return
-    weights = model.trainable_variables
-    own = [ops.convert_to_numpy(weight).copy() for weight in weights]
-    for weight, average in zip(weights, optimizer._model_variables_moving_average, strict=True):
-        weight.assign(average)
+    own = _values(model.trainable_variables)
+    _assign(model.trainable_variables, _values(optimizer._model_variables_moving_average))
     try:
         yield
     finally:
-        for weight, value in zip(weights, own, strict=True):
-            weight.assign(value)
+        _assign(model.trainable_variables, own)
+
+
+def _values(variables: Sequence[keras.Variable]) -> list[NDArray[np.float32]]:
+    """Copies. With JAX, two variables that shared an array would lose it in the next step."""
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence[NDArray[np.float32]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

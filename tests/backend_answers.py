@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.losses import LOSSES
+from segmentation.optimizers import averaged_weights
 from segmentation.split_sums import SplitSums
 
 
 def answers(folder: Path) -> dict[str, NDArray]:
-    """The value of every loss, the sums of a split, and predictions before and after one step."""
+    """Every loss, the sums of a split, and predictions before and after steps, also averaged."""
     inputs = np.load(folder / "inputs.npz")
     images, masks, probabilities = (inputs[name] for name in ("images", "masks", "probabilities"))
     found = {}
@@ -36,6 +37,14 @@ def answers(folder: Path) -> dict[str, NDArray]:
     found |= {f"step {name}": value for name, value in step.items()}
     found["after"] = model.predict_on_batch(images)
     model.save(folder / f"{keras.backend.backend()}.keras")
+
+    def judge(epoch: int, _: dict) -> None:
+        with averaged_weights(model):
+            logs = model.evaluate(images, masks, verbose=0, return_dict=True)
+        found.update({f"averaged {name} {epoch}": value for name, value in logs.items()})
+
+    judging = keras.callbacks.LambdaCallback(on_epoch_end=judge)  # as in a run of train.py
+    model.fit(images, masks, epochs=2, shuffle=False, verbose=0, callbacks=[judging])
     return {name: np.asarray(value) for name, value in found.items()}
 
 

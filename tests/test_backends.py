@@ -29,7 +29,10 @@ def tiny_unet(learning_rate: float) -> keras.Model:
     scores = layers.Conv2D(NUM_CLASSES, 1)(layers.Concatenate()([high, skip]))
     model = keras.Model(image, layers.Softmax(dtype="float32")(scores))
     loss = LOSSES["ce_dice"]("ce_dice", 0.1, "ignore")
-    model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=[SplitSums(loss)])
+    optimizer = keras.optimizers.Adam(
+        learning_rate, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=None
+    )
+    model.compile(optimizer, loss, metrics=[SplitSums(loss)])
     model.run_eagerly = True
     return model
 
