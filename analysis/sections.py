@@ -17,7 +17,7 @@ BREAKABLE = 30  # cells with more characters, such as checksums, may break anywh
 MISSING = "–"  # noqa: RUF001 - an en dash stands for an undefined value
 FORMULA = re.compile(r"(^|;) ?(?=[=+\-@＝＋－＠])")  # noqa: RUF001 - full-width signs count too
 """Where a spreadsheet would start to read a formula. Some read a semicolon as the end of a cell."""
-MARKDOWN = re.compile(r"[\\`*\[\]~$|]|(?<!\w)_|_(?!\w)")
+MARKDOWN = re.compile(r"[\\`*\[\]~$|]|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown would read inside a line as formatting, a link, a formula, or the end of a cell.
 
 An underscore inside a word is none of these.

@@ -40,7 +40,7 @@ LONGEST = (
 )
 """The modules that take more than a minute, the longest first."""
 
-pytest_plugins = ["loopback_helpers", "account_helpers", "prepare_helpers"]
+pytest_plugins = ["loopback_helpers", "account_helpers", "prepare_helpers", "browser_helpers"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
