@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from analysis import page
+from analysis import page, style
 from analysis.sections import Note, Picture, Section, Table
 
 HOSTILE = [
@@ -99,6 +99,23 @@ def test_captions_name_the_files_of_a_figure(tmp_path):
     write_page(tmp_path)
     spans = [text for _, a, text in Elements((tmp_path / "page.html").read_text()).named("span")]
     assert "0.png, 0.svg" in spans and "1.png" in spans
+
+
+def test_a_figure_is_saved_as_a_png_and_an_svg_without_font_date_and_version(tmp_path):
+    for name in "ab":
+        figure, ((axes,),) = style.figure(height=4.0)
+        axes.plot([1, 2], [3, 4], **style.ROLES["best"])
+        axes.set_title("letters")
+        assert style.save(figure, tmp_path / f"{name}.png") == tmp_path / f"{name}.png"
+    for ending in ("png", "svg"):
+        first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
+        assert first == second
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (style.WIDTH * style.DPI, 4.0 * style.DPI) and not image.text
+    svg = (tmp_path / "a.svg").read_text()
+    points = (style.WIDTH * 72, 4.0 * 72)
+    assert re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups() == tuple(f"{p:g}" for p in points)
+    assert not re.search("<text|<dc:date|<dc:creator|Matplotlib", svg)
 
 
 @pytest.fixture(scope="module")
