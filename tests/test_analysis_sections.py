@@ -90,7 +90,7 @@ def test_a_markdown_parser_shows_any_text_as_it_was(text):
     assert rendered(table("x", text))[1:] == ["x", shown, "x", shown]
 
 
-@given(st.text())
+@given(st.text(st.sampled_from("a<>&;#\"'\n ") | st.characters()))
 def test_html_shows_any_text_as_it_was(text):
     shown = " ".join(text.split())
     made = table("x", text, caption=text).html()
