@@ -102,11 +102,9 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
     folder, page = made
     assert page.count("<figure>") == page.count("data:image/png;base64,") == 2 + 1 + 4 + 1 + 4
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|http://localhost/)""", page)
-    assert "<script" not in page
+    assert page.count("<script") == 1
     policy = re.search(r'<meta http-equiv="Content-Security-Policy"\s+content="([^"]*)">', page)[1]
-    allowed = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
-    assert allowed.pop("default-src") == "'none'" and "script-src" not in allowed
-    assert not re.search(r"https?:|\*|unsafe-eval", policy)
+    assert not re.search(r"https?:|\*|unsafe", policy)
     for name in (
         "panel_best",
         "panel_random",
@@ -115,7 +113,7 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
         "sweep_progress",
         "sweep_parallel",
     ):
-        assert (folder / f"{name}.png").is_file()
+        assert (folder / f"{name}.png").is_file() and (folder / f"{name}.svg").is_file()
     shown = {
         which: list(csv.DictReader((folder / f"panel_{which}.csv").open()))
         for which in ("best", "random")
