@@ -6,6 +6,7 @@ Commands print and write them; the report shows them.
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -14,6 +15,13 @@ from pathlib import Path
 Cell = str | int | float | None
 BREAKABLE = 30  # cells with more characters, such as checksums, may break anywhere in HTML
 MISSING = "–"  # noqa: RUF001 - an en dash stands for an undefined value
+FORMULA = re.compile(r"(^|;) ?(?=[=+\-@＝＋－＠])")  # noqa: RUF001 - full-width signs count too
+"""Where a spreadsheet would start to read a formula. Some read a semicolon as the end of a cell."""
+MARKDOWN = re.compile(r"[\\`*\[\]~$|]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would read inside a line as formatting, a link, a formula, or the end of a cell.
+
+An underscore inside a word is none of these.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,19 @@ class Picture:
     file: Path
     caption: str
 
+    @property
+    def files(self) -> list[Path]:
+        """The PNG, and the SVG of the same figure if it stands beside the PNG."""
+        svg = self.file.with_suffix(".svg")
+        return [self.file, svg] if svg.is_file() else [self.file]
+
 
 @dataclass(frozen=True)
 class Table:
     """Rows of cells under a header.
 
-    `file` is the path without suffix; `formats` are the suffixes.
+    `file` is the path without suffix; `formats` are the suffixes. Of a `folded` table, the page
+    shows the caption until a reader opens it. Prints show all of it.
     """
 
     file: Path
@@ -36,6 +51,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     formats: Sequence[str] = ("csv", "md")
+    folded: bool = False
 
     def write(self) -> list[Path]:
         """Writes the table in each format: the same bytes for the same cells. Returns the files."""
@@ -46,7 +62,7 @@ class Table:
         return files
 
     def csv(self) -> str:
-        """CSV text with all digits; undefined cells are empty.
+        """CSV text with all digits; undefined cells are empty. One line per row.
 
         A spreadsheet runs no cell as a formula.
         """
@@ -63,7 +79,7 @@ class Table:
     def markdown(self) -> str:
         """A Markdown pipe table under its caption, numbers right-aligned.
 
-        HTML in a cell shows as text.
+        HTML and Markdown in a cell show as text.
         """
         header, *rows = [
             [_markdown(_text(cell)) for cell in row] for row in (self.header, *self.rows)
@@ -143,7 +159,7 @@ class Section:
     def write(self) -> list[Path]:
         """Writes the tables. Returns all files of the section, pictures included."""
         tables = [file for table in self.tables for file in table.write()]
-        return [picture.file for picture in self.pictures] + tables
+        return [file for picture in self.pictures for file in picture.files] + tables
 
 
 def fixed(value: float | None, digits: int = 4) -> str:
@@ -163,7 +179,12 @@ def _undefined(cell: Cell) -> bool:
 
 
 def _text(cell: Cell) -> str:
-    return fixed(cell) if cell is None or isinstance(cell, float) else str(cell)
+    return fixed(cell) if cell is None or isinstance(cell, float) else _one_line(str(cell))
+
+
+def _one_line(text: str) -> str:
+    """The text with each run of spaces, tabs and line breaks as one space, and none at the ends."""
+    return " ".join(text.split())
 
 
 def _no_formula(cell: Cell) -> Cell:
@@ -173,10 +194,8 @@ def _no_formula(cell: Cell) -> Cell:
     """
     if not isinstance(cell, str):
         return cell
-    text = cell.replace("\r", " ")  # starts a line, and the csv module does not quote it
-    return (
-        f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
-    )
+    text = _one_line(cell)
+    return text if _is_number(text) else FORMULA.sub(r"\g<0>'", text)
 
 
 def _is_number(text: str) -> bool:
@@ -188,8 +207,8 @@ def _is_number(text: str) -> bool:
 
 
 def _markdown(text: str) -> str:
-    """The text on one line, with HTML and column separators escaped."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    """The text on one line, with a backslash before what Markdown would not show as it is."""
+    return escape(MARKDOWN.sub(r"\\\g<0>", _one_line(text)), quote=False)
 
 
 def _latex(text: str) -> str:
@@ -201,7 +220,7 @@ def _latex(text: str) -> str:
         MISSING: "--",
     }
     special |= {mark: "\\" + mark for mark in "&%$#_{}"}
-    return "".join(special.get(letter, letter) for letter in text)
+    return "".join(special.get(letter, letter) for letter in _one_line(text))
 
 
 WRITERS: dict[str, Callable[[Table], str]] = {

@@ -89,6 +89,8 @@ RC: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "image.interpolation": "nearest",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "aerial-sweeps",  # ids of elements are hashes, of random numbers without it
 }
 mpl.rcdefaults()  # a user's own matplotlibrc must not change the figures
 mpl.rcParams.update(RC)
@@ -112,9 +114,14 @@ def figure(
 
 
 def save(made: Figure, file: Path) -> Path:
-    """Writes a PNG of pixels only, without a date or a version. Returns its path."""
+    """Writes a PNG, and an SVG of the same figure beside it. Returns the path of the PNG.
+
+    Neither holds a date or a version: the same figure gives the same bytes. The SVG holds letters
+    as outlines, so that it looks the same without our font.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(file, dpi=DPI, metadata={"Software": None})
+    made.savefig(file.with_suffix(".svg"), dpi=DPI, metadata={"Creator": None, "Date": None})
     return file
 
 

@@ -40,7 +40,13 @@ LONGEST = (
 )
 """The modules that take more than a minute, the longest first."""
 
-pytest_plugins = ["loopback_helpers", "account_helpers", "prepare_helpers", "train_helpers"]
+pytest_plugins = [
+    "account_helpers",
+    "browser_helpers",
+    "loopback_helpers",
+    "prepare_helpers",
+    "train_helpers",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

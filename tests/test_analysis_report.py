@@ -7,7 +7,6 @@ import csv
 import hashlib
 import re
 import shutil
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,9 +23,6 @@ from segmentation import metrics
 from segmentation.labels import CLASSES, IGNORE
 from segmentation.prepared import PreparedSet
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 AWAY = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40}  # nobody listens there
 
 
@@ -106,11 +102,9 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
     folder, page = made
     assert page.count("<figure>") == page.count("data:image/png;base64,") == 2 + 1 + 4 + 1 + 4
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|http://localhost/)""", page)
-    assert "<script" not in page
+    assert page.count("<script") == 1
     policy = re.search(r'<meta http-equiv="Content-Security-Policy"\s+content="([^"]*)">', page)[1]
-    allowed = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
-    assert allowed.pop("default-src") == "'none'" and "script-src" not in allowed
-    assert not re.search(r"https?:|\*|unsafe-eval", policy)
+    assert not re.search(r"https?:|\*|unsafe", policy)
     for name in (
         "panel_best",
         "panel_random",
@@ -119,7 +113,7 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
         "sweep_progress",
         "sweep_parallel",
     ):
-        assert (folder / f"{name}.png").is_file()
+        assert (folder / f"{name}.png").is_file() and (folder / f"{name}.svg").is_file()
     shown = {
         which: list(csv.DictReader((folder / f"panel_{which}.csv").open()))
         for which in ("best", "random")
@@ -332,34 +326,13 @@ def test_the_page_of_a_search_by_error_names_the_error(tmp_path, tiny_set):
     assert "best_val_error is 1 - mean IoU" in page and "validation loss" not in page
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"
-)
-def test_a_browser_shows_every_figure_without_a_warning(made, tmp_path):
-    _, page = made
-    widths = "[...document.images].map(i => i.complete && i.naturalWidth).join(' ')"
-    probe = f"onload = () => {{ document.body.dataset.widths = {widths} }}"
-    probed = page.replace("</body>", f"<script>{probe}</script></body>")
-    probed = probed.replace(
-        "default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"
-    )  # for the probe alone
-    (tmp_path / "page.html").write_text(probed, encoding="utf-8")
-    options = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    options += [
-        "--no-first-run",
-        "--disable-dev-shm-usage",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-    ]
-    command = [CHROMIUM, *options, (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    widths = re.search(r'data-widths="([^"]*)"', done.stdout)[1].split()
+def test_a_browser_shows_every_figure_without_a_warning(made, browser):
+    folder, page = made
+    shown, said = browser.new_page(), []
+    shown.on("console", lambda message: said.append(message.text))
+    shown.goto((folder / report.PAGE).as_uri())
+    widths = shown.evaluate("[...document.images].map(i => i.complete && i.naturalWidth)")
+    shown.close()
+    assert said == []
     assert len(widths) == page.count("<figure>")
-    assert all(int(width) > 500 for width in widths)
+    assert all(width > 500 for width in widths)

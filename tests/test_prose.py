@@ -22,7 +22,7 @@ FILES = sorted(
         *ROOT.glob("*.*"),
         *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")),
     ]
-    if file.suffix in {".py", ".md", ".yaml", ".html", ".graphql", ".sql", ".toml"}
+    if file.suffix in {".py", ".md", ".yaml", ".html", ".css", ".js", ".graphql", ".sql", ".toml"}
     and file != Path(__file__).resolve()
 )
 
