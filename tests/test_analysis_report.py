@@ -188,8 +188,8 @@ def test_scores_equal_those_of_scikit_learn_on_the_same_pixels(made, tiny_set):
             )
             one_hot = truth[:, None] == np.arange(6)
             for quantity, metric in (
-                ("Keras precision", keras.metrics.Precision()),
-                ("Keras recall", keras.metrics.Recall()),
+                ("micro precision at 0.5", keras.metrics.Precision()),
+                ("micro recall at 0.5", keras.metrics.Recall()),
             ):
                 metric.update_state(one_hot, probabilities[labelled])
                 assert float(row[quantity]) == pytest.approx(float(metric.result()), abs=1e-6)
