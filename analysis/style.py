@@ -90,6 +90,9 @@ LOSS_NAMES = {
 }
 """What axes call each loss that a run can train with."""
 
+ERRORS = {"right": "#DDDDDD", "wrong": "#C1121F", "not annotated": BLACK}
+"""Colours of pixels in pictures of errors."""
+
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 WIDTH = 8.0  # inches; one width for all figures, so that their text has one size on a page
@@ -132,10 +135,10 @@ def figure(
     return made, made.subplots(rows, columns, squeeze=False, **options)
 
 
-def save(made: Figure, file: Path) -> Path:
+def save(made: Figure, file: Path, dpi: int = DPI) -> Path:
     """Writes a PNG of pixels only, without a date or a version. Returns its path."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    made.savefig(file, dpi=DPI, metadata={"Software": None})
+    made.savefig(file, dpi=dpi, metadata={"Software": None})
     return file
 
 
@@ -163,10 +166,15 @@ def outcome_legend(labels: Mapping[str, str], **options: Any) -> dict[str, Any]:
     return {"handles": handles} | options
 
 
-def class_legend(ignored: bool = False) -> list[Patch]:
-    """Legend handles: one patch per class, and with `ignored` a black one for unlabelled pixels."""
-    patches = [
+def class_legend() -> list[Patch]:
+    """Legend handles: one patch per class."""
+    return [
         Patch(facecolor=color, edgecolor="black", linewidth=0.4, label=name)
         for name, color in CLASS_COLORS.items()
     ]
-    return [*patches, Patch(facecolor="black", label="not annotated")] if ignored else patches
+
+
+def error_legend(ignored: bool = False) -> list[Patch]:
+    """Legend handles of pictures of errors: right and wrong, and with `ignored` not annotated."""
+    shown = list(ERRORS.items())[: 3 if ignored else 2]
+    return [Patch(facecolor=color, label=name) for name, color in shown]
