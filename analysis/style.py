@@ -143,9 +143,12 @@ def save(made: Figure, file: Path, dpi: int = DPI) -> Path:
 
 
 def epochs_axis(axes: Axes) -> None:
-    """Labels the x axis `epoch`, with ticks at whole numbers."""
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    """Labels the x axis `epoch`; it shows epoch 1 to the last one drawn, with whole numbers."""
+    last = max(1.0, float(axes.dataLim.x1))
+    pad = max(0.02 * (last - 1), 0.1)
+    ticks = MaxNLocator(integer=True, min_n_ticks=1).tick_values(1, last)
+    axes.set(xlabel="epoch", xlim=(1 - pad, last + pad))
+    axes.set_xticks([1, *(tick for tick in ticks if 1 < tick <= last)])
 
 
 def text_color(background: ColorType) -> str:

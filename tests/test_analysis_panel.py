@@ -1,4 +1,4 @@
-"""panel.py: which patches are chosen, compared with a slow implementation of the rule, and shown."""
+"""panel.py: which patches are chosen, compared with a slow version of the rule, and shown."""
 
 import csv
 
