@@ -146,7 +146,8 @@ def epochs_axis(axes: Axes) -> None:
     """Labels the x axis `epoch`; it shows epoch 1 to the last one drawn, with whole numbers."""
     last = max(1.0, float(axes.dataLim.x1))
     pad = max(0.02 * (last - 1), 0.1)
-    ticks = MaxNLocator(integer=True, min_n_ticks=1).tick_values(1, last)
+    locator = MaxNLocator(10, integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
+    ticks = locator.tick_values(1, last)
     axes.set(xlabel="epoch", xlim=(1 - pad, last + pad))
     axes.set_xticks([1, *(tick for tick in ticks if 1 < tick <= last)])
 

@@ -98,7 +98,7 @@ def test_an_axis_of_epochs_starts_at_1_and_has_whole_ticks(last):
     left, right = axes.get_xlim()
     ticks = axes.get_xticks()
     assert ticks[0] == 1 and (np.diff(ticks) > 0).all() and (ticks % 1 == 0).all()
-    assert 0 < left < 1 <= ticks[-1] <= last < right and len(ticks) <= 12
+    assert left < 1 <= ticks[-1] <= last < right and len(ticks) <= 12
 
 
 def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):

@@ -26,8 +26,14 @@ SHOWN = (  # engines of the figure; the first ones, and others where these are a
 )
 FLOOR = 0.1  # % of regret, the lower end of the figure: a logarithmic axis cannot show 0
 
+CURVES = {"dubai": "real curves", "synthetic": "made-up curves"}
+"""Task -> what titles call it."""
+
 Look = dict[str, Any]
 """Colour and line style of an engine."""
+
+LOOKS: dict[str, Look] = dict(zip(SHOWN, style.SERIES, strict=True))
+"""Engine -> its look, in every panel of every figure."""
 
 
 class Setting(NamedTuple):
@@ -187,12 +193,13 @@ def save_csv(lines: list[Line], file: Path) -> Path:
 def looks(groups: Groups) -> dict[str, Look]:
     """Engine -> its look, the same in all panels: those SHOWN, then the best of the others.
 
-    There are as many engines as distinct looks.
+    The looks of engines SHOWN that are absent go to the others.
     """
     present = dict.fromkeys(name for engines in groups.values() for name in engines)
+    chosen = {name: look for name, look in LOOKS.items() if name in present}
+    free = [look for name, look in LOOKS.items() if name not in present]
     others = [name for name in present if name not in SHOWN]
-    chosen = [name for name in SHOWN if name in present] + others
-    return dict(zip(chosen, style.SERIES, strict=False))
+    return chosen | dict(zip(others, free, strict=False))
 
 
 def spaced(places: Sequence[float], gap: float) -> list[float]:
@@ -230,7 +237,8 @@ def _draw(
         xscale="log",
         yscale="log",
         xlim=(1, setting.budget),
-        title=str(setting),
+        title=f"{CURVES.get(setting.task, setting.task)}: "
+        f"{setting.agents} agents, {setting.budget:,} epochs",
         ylabel="regret (%)",
     )
     bottom, top = np.log10(axes.get_ylim())
