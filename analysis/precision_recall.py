@@ -181,7 +181,31 @@ def _scores(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:
         "together, at a threshold of 0.5, as Keras computes them; macro scores are means over the "
         "classes that occur"
     )
-    return Table(file, caption, ("split", "run", *SCORES), rows, FORMATS)
+    bold: set[tuple[int, int]] = set()
+    if len(evaluated) > 1:
+        caption += ". Bold: the better one of best run and baseline"
+        bold = better_cells(rows, first=2)
+    return Table(file, caption, ("split", "run", *SCORES), rows, FORMATS, bold=bold)
+
+
+def better_cells(rows: Sequence[Sequence[Cell]], first: int) -> set[tuple[int, int]]:
+    """(row, column) of the highest value per column among the rows with one first cell.
+
+    All cells of a tie are in it, and no NaN.
+
+    Args:
+        rows: The rows of a table.
+        first: The first column with numbers.
+    """
+    groups: dict[Cell, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row[0], []).append(i)
+    found = set()
+    for members in groups.values():
+        values = np.array([rows[i][first:] for i in members], float)
+        highest = np.fmax.reduce(values)  # NaN only where all are
+        found |= {(members[i], first + int(j)) for i, j in np.argwhere(values == highest)}
+    return found
 
 
 def _scores_per_class(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:

@@ -91,7 +91,8 @@ def test_the_map_has_one_square_per_patch_in_the_order_of_the_ground(city, tmp_p
 def test_no_two_tiles_of_the_map_overlap(city_set):
     block = next(overview.blocks(read_table(city_set)))
     found = [
-        block._replace(tile=i, width=float(1 + i % 7), height=float(1 + i % 5)) for i in range(30)
+        block._replace(tile=i, width=float(1 + i % 7), height=float(1 + 4 * (i % 5)))
+        for i in range(300)
     ]
     corners, height, width = overview._shelves(found)
     taken = np.zeros((round(10 * height) + 1, round(10 * width) + 1), int)

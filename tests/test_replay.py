@@ -324,7 +324,7 @@ def test_an_engine_has_the_same_look_in_all_panels():
     looks = report.looks(groups)
     assert list(looks) == ["ours multifidelity", "syne-tune asha", "b", "c"]
     assert len({look["color"] for look in looks.values()}) == 4
-    every = {report.Setting(*one): {name: [] for name in report.SHOWN}}
+    every = {report.Setting(*one): {name: [] for name in report.LOOKS}}
     alone = {report.Setting(*one): {"syne-tune asha": []}}
     for found in (looks, report.looks(alone)):  # whatever else was measured
         assert found["syne-tune asha"] == report.looks(every)["syne-tune asha"]
