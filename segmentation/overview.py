@@ -235,6 +235,7 @@ def _draw_bars(
             axes.text(place, value + 1, _percent(value), ha="center", fontsize=7)
     axes.set_xticks(range(len(COLUMNS)), [*CLASSES, "not annotated"])
     axes.tick_params(axis="x", length=0)
+    axes.margins(y=0.12)  # room for the numbers
     axes.set(ylabel="share of pixels (%)", xlim=(-0.5, len(COLUMNS) - 0.5))
     axes.set_title("Classes in each split")
 
