@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from numpy.typing import NDArray
 
 from analysis import style
@@ -150,8 +150,8 @@ def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], colors: Colormap, cou
     shares = row_shares(confusion)
     axes.imshow(shares, cmap=colors, vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        background = colors(0.0 if np.isnan(share) else share)
-        text = cell_text(share, int(confusion[row, column]), counts)
+        background = to_rgb(tuple(colors(np.nan_to_num(share))[:3]))
+        text = cell_text(float(share), int(confusion[row, column]), counts)
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5}
         axes.text(column, row, text, color=style.text_color(background), **look)
     places = range(NUM_CLASSES)

@@ -216,7 +216,7 @@ def pictures(
     index = main_evaluation.indices[i]
     mask = prepared.masks[index]
     made = {"image": np.asarray(prepared.images[index]), "truth": labels.decode(mask)}
-    for role in reversed(evaluated):
+    for role in reversed(list(evaluated)):
         made[role] = labels.decode(evaluated[role].predictions[i])
     wrong = mask != main_evaluation.predictions[i]
     kinds = np.where(mask == labels.IGNORE, "not annotated", np.where(wrong, "wrong", "right"))

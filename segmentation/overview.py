@@ -204,7 +204,7 @@ def _draw_map(
     for block, corner in zip(found, corners, strict=True):
         squares = np.add(block.corners, corner)[:, None] + square
         colors = [SPLIT_COLORS[split] for split in block.splits]
-        rim = {"edgecolors": "white", "linewidths": 0.5, "snap": False}
+        rim: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.5, "snap": False}
         axes.add_collection(PolyCollection(list(squares), facecolors=colors, **rim))
         if not block.splits:
             look: dict[str, Any] = {"fill": False, "edgecolor": "#777777", "linestyle": ":"}
@@ -218,7 +218,7 @@ def _draw_map(
     handles = [Patch(facecolor=SPLIT_COLORS[name], label=name) for name in SPLITS if name in used]
     if not all(block.splits for block in found):
         handles.append(Patch(fill=False, edgecolor="#777777", linestyle=":", label="left out"))
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
     axes.legend(handles=handles, ncols=len(handles), **place)
 
 
