@@ -3,7 +3,7 @@
 python -m analysis.curves --out results/demo
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -16,10 +16,10 @@ from analysis.runs import Run
 from analysis.sections import Note, Picture, Section, Table
 
 QUANTITIES = {
-    "loss": ("loss", "val_loss", "loss (lower is better)"),
-    "mean_iou": ("mean_iou", "val_mean_iou", "mean IoU (higher is better)"),
+    "loss": ("loss", "val_loss", "lower is better"),
+    "mean_iou": ("mean_iou", "val_mean_iou", "higher is better"),
 }
-"""Name of the figure -> training column, validation column, axis label."""
+"""Name of the figure -> training column, validation column, which values are better."""
 
 MARKS = 15  # a curve has at most about as many markers
 
@@ -67,20 +67,20 @@ def make(results: Results, stopped: bool = False) -> Section:
 
 
 def _draw(results: Results, name: str, background: Sequence[Run]) -> Picture:
-    train, val, label = QUANTITIES[name]
+    train, val, better = QUANTITIES[name]
+    quantity = _loss_name(results.roles().values()) if name == "loss" else "mean IoU"
     figure, ((axes,),) = style.figure(height=3.6)
     for role, run in results.roles().items():
         _draw_run(axes, role, run, train, val)
-    axes.autoscale_view()
+    style.epochs_axis(axes)
+    axes.autoscale_view(scalex=False)
     axes.autoscale(False)  # the background must not change the scale
     grey = {"color": style.GREY, "alpha": 0.5, "linewidth": 0.8, "marker": ".", "zorder": 0}
     for i, run in enumerate(background):
         axes.plot(*run.series(val), label=None if i else "stopped runs, validation", **grey)
-    style.epochs_axis(axes)
-    axes.set_ylabel(label)
+    axes.set_ylabel(f"{quantity} ({better})")
     axes.legend(ncols=2)
     described = "; ".join(f"{role} is {run}" for role, run in results.roles().items())
-    quantity = label.split(" (")[0]
     caption = (
         f"{quantity[0].upper()}{quantity[1:]} against epochs; {described}. The large mark is the "
         "epoch of the kept weights. Training values are measured during the epoch, with dropout "
@@ -88,6 +88,12 @@ def _draw(results: Results, name: str, background: Sequence[Run]) -> Picture:
         "than validation."
     )
     return Picture(style.save(figure, results.folder / f"curves_{name}.png"), caption)
+
+
+def _loss_name(runs: Iterable[Run]) -> str:
+    """What the axis calls the loss of the runs: `loss` if they differ, or it is not ours."""
+    names = {str(run.hyperparameters.get("loss")) for run in runs}
+    return style.LOSS_NAMES.get(names.pop(), "loss") if len(names) == 1 else "loss"
 
 
 def _draw_run(axes: Axes, role: str, run: Run, train: str, val: str) -> None:

@@ -1,15 +1,16 @@
-"""The ten-image panel: image, truth and prediction of ten patches.
+"""The ten-image panel: image, truth, predictions and errors of ten patches.
 
 python -m analysis.panel --out results/demo --data data/demo --which best
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -35,7 +36,9 @@ TRIVIAL = 0.4
 
 The rule of the published panels.
 """
-BLOCKS = 2  # columns of image, truth and prediction, so that ten rows fit on one page
+BLOCKS = 2  # patches side by side, so that ten of them fit on one page
+GAP = 1 / 16  # between the pictures of a patch, as a fraction of the side of a patch
+DPI = 200  # more than other figures have: ten patches with five pictures each are small
 WHICH = ("best", "median", "worst", "random")
 TITLES = {
     "best": "The ten most accurate patches with several classes",
@@ -43,6 +46,13 @@ TITLES = {
     "worst": "The ten least accurate patches",
     "random": "Ten random patches",
 }
+
+TRIVIAL_RULE = (
+    "Patches that show nearly one class are left out: those whose squared class shares add up to "
+    f"more than {TRIVIAL}. "
+)
+HEADER = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
+TITLE_LOOK: dict[str, Any] = {"fontsize": 7.5, "pad": 3}
 
 Confusions = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -66,7 +76,7 @@ Indices = NDArray[np.int64]
     "--seed", type=int, default=0, show_default=True, help="Seed of the draw of --which random."
 )
 def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, seed: int) -> None:
-    """Draw ten patches as image, truth and prediction of the best run, in class colours.
+    """Draw ten patches: image, truth, the predictions of baseline and best run, and its errors.
 
     best: the ten most accurate patches that are not trivial, in order of increasing accuracy. A
     patch is trivial if the sum of its squared class shares exceeds 0.4, so that nearly all of it
@@ -82,25 +92,33 @@ def main(folder: Path, data: Path, checkpoints: Path, which: str, split: str, se
 def make(results: Results, which: str = "best", split: str = "val", seed: int = 0) -> Section:
     """The panel and its table.
 
-    Raises UserError if data or weights are missing, or no patch qualifies.
+    Raises UserError if data or weights of the best run are missing, or no patch qualifies.
     """
-    evaluation = results.evaluation("best", split)
+    main_role, evaluated, missing = _evaluations(results, split)
+    evaluation = evaluated[main_role]
     chosen = select(evaluation.confusions, which, seed)
     if not len(chosen):
         kind = "labelled and not trivial" if which == "best" else "labelled"
         raise UserError(f"no {split} patch is {kind}: no {which} panel")
     file = results.folder / f"panel_{which}.png"
     caption = (
-        f"{TITLES[which]} of the {split} split, by the best weights of {results.best}: "
-        "image, truth, prediction."
+        f"{TITLES[which]} of the {style.SPLIT_NAMES[split]} split, predicted with the best weights "
+        f"of {results.best}. {TRIVIAL_RULE if which == 'best' else ''}Class colours are those of "
+        "the data set: water is orange, land is purple. Error: red where the prediction is wrong."
     )
-    style.save(_draw(results.prepared, evaluation, chosen), file)
-    header = ("number", "tile", "part", "row", "column", "accuracy", "mean_iou")
+    style.save(_draw(results.prepared, evaluated, chosen), file, DPI)
+    others = [role for role in evaluated if role != main_role]
+    header = (*HEADER, *(f"accuracy of {role}" for role in others))
     rows = [
-        _row(results.prepared, evaluation, number, i) for number, i in enumerate(chosen.tolist(), 1)
+        (
+            *_row(results.prepared, evaluation, number, i),
+            *(metrics.accuracy(evaluated[role].confusions[i]) for role in others),
+        )
+        for number, i in enumerate(chosen.tolist(), 1)
     ]
     used_seed = seed if which == "random" else None
-    notes = [Note(f"Only {len(chosen)} patches qualify.")] if len(chosen) < COUNT else []
+    notes = [Note(f"{text} The panel does not show it.") for text in missing]
+    notes += [Note(f"Only {len(chosen)} patches qualify.")] if len(chosen) < COUNT else []
     if which == "best":
         notes += _reproduction_note(results.best, split, evaluation)
     return Section(
@@ -114,12 +132,13 @@ def make(results: Results, which: str = "best", split: str = "val", seed: int = 
 
 def write_singles(results: Results, which: str, split: str = "val", seed: int = 0) -> Path:
     """Writes each patch of the panel as a PNG: panel_WHICH/01.png and so on. Returns the folder."""
-    evaluation = results.evaluation("best", split)
+    main_role, evaluated, _ = _evaluations(results, split)
     folder = results.folder / f"panel_{which}"
     for stale in folder.glob("*.png"):
         stale.unlink()
-    for number, i in enumerate(select(evaluation.confusions, which, seed).tolist(), 1):
-        figure = _draw(results.prepared, evaluation, [i], number)
+    chosen = select(evaluated[main_role].confusions, which, seed).tolist()
+    for number, i in enumerate(chosen, 1):
+        figure = _draw(results.prepared, evaluated, [i], number)
         style.save(figure, folder / f"{number:02d}.png")
     return folder
 
@@ -185,60 +204,100 @@ def _reproduction_note(run: Run, split: str, evaluation: Evaluation) -> list[Not
     return [Note(text)]
 
 
-def _draw(
-    prepared: PreparedSet, evaluation: Evaluation, chosen: Sequence[int] | Indices, first: int = 1
-) -> Figure:
-    """The figure of the chosen patches, numbered from `first`.
+def pictures(
+    prepared: PreparedSet, evaluated: Mapping[str, Evaluation], i: int
+) -> dict[str, NDArray[np.uint8]]:
+    """Title -> picture, (p, p, 3) uint8 RGB, of the evaluated patch number `i`.
 
-    A single patch has a smaller figure.
+    The pictures are: image, truth, the prediction of each role, and the error of the main role,
+    which is the first one. Its prediction stands beside its error.
     """
+    main_role, main_evaluation = next(iter(evaluated.items()))
+    index = main_evaluation.indices[i]
+    mask = prepared.masks[index]
+    made = {"image": np.asarray(prepared.images[index]), "truth": labels.decode(mask)}
+    for role in reversed(list(evaluated)):
+        made[role] = labels.decode(evaluated[role].predictions[i])
+    wrong = mask != main_evaluation.predictions[i]
+    kinds = np.where(mask == labels.IGNORE, "not annotated", np.where(wrong, "wrong", "right"))
+    error = np.zeros((*mask.shape, 3), np.uint8)
+    for kind, color in style.ERRORS.items():
+        error[kinds == kind] = np.round(255 * np.array(to_rgb(color)))
+    return made | {f"error of {main_role}": error}
+
+
+def _evaluations(results: Results, split: str) -> tuple[str, dict[str, Evaluation], list[str]]:
+    """The main role, role -> evaluation with it first, and a line per other role without weights.
+
+    Raises UserError if the data or the weights of the main role are missing.
+    """
+    main_role = next(iter(results.roles()))
+    results.evaluation(main_role, split)  # raises the error of the main role alone
+    evaluated, missing = results.evaluations([split])
+    return main_role, {role: by_split[split] for role, by_split in evaluated.items()}, missing
+
+
+def _draw(
+    prepared: PreparedSet,
+    evaluated: Mapping[str, Evaluation],
+    chosen: Sequence[int] | Indices,
+    first: int = 1,
+) -> Figure:
+    """The figure of the chosen patches, numbered from `first`, one strip of pictures each."""
     blocks = min(BLOCKS, len(chosen))
     lines = -(-len(chosen) // blocks)
-    size = style.WIDTH / (3 * BLOCKS)
-    ratios = [1, 1, 1, *[0.12, 1, 1, 1] * (blocks - 1)]  # a narrow empty column between blocks
-    height = lines * (size + 0.36) + 0.6
-    figure, grid = style.figure(lines, len(ratios), height=height, width_ratios=ratios)
-    if blocks == 1:
-        figure.set_size_inches(3 * size * 1.4, size * 1.4 + 1.0)
+    count = len(evaluated) + 3
+    size = (style.WIDTH / blocks - 0.15) / (count + (count - 1) * GAP)  # inches
+    figure, grid = style.figure(lines, blocks, height=lines * (size + 0.24) + 0.75)
     for axes in grid.flat:
         axes.axis("off")
     for number, i in enumerate(chosen):
         block, line = divmod(number, lines)
-        row = _row(prepared, evaluation, first + number, int(i))
-        cells = list(grid[line, 4 * block : 4 * block + 3])
-        _draw_patch(cells, prepared, evaluation, int(i), row)
-    masks = (prepared.masks[evaluation.indices[i]] for i in chosen)
+        axes = grid[line, block]
+        made = pictures(prepared, evaluated, int(i))
+        axes.imshow(_strip(list(made.values())))
+        axes.set_title(_title(prepared, evaluated, first + number, int(i)), **TITLE_LOOK)
+        if line == 0:
+            _column_titles(axes, list(made))
+    indices = next(iter(evaluated.values())).indices
+    masks = (prepared.masks[indices[i]] for i in chosen)
     ignored = any((mask == labels.IGNORE).any() for mask in masks)
-    columns = 7 if len(chosen) > 1 else 4
+    handles = [*style.class_legend(), *style.error_legend(ignored)]
     look: dict[str, Any] = {"loc": "outside lower center", "fontsize": 7.5, "handlelength": 1.2}
-    figure.legend(handles=style.class_legend(ignored), ncols=columns, **look)
+    figure.legend(handles=handles, ncols=len(handles), columnspacing=1.4, **look)
     return figure
 
 
-def _draw_patch(
-    cells: Sequence[Axes],
-    prepared: PreparedSet,
-    evaluation: Evaluation,
-    i: int,
-    row: Sequence[Cell],
-) -> None:
-    """Draws image, truth and prediction of a patch into three axes, with position and scores."""
-    index = evaluation.indices[i]
-    layers = {
-        "image": prepared.images[index],
-        "truth": labels.decode(prepared.masks[index]),
-        "prediction": labels.decode(evaluation.predictions[i]),
-    }
-    look: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7, "color": "#444444"}
-    for axes, (name, layer) in zip(cells, layers.items(), strict=True):
-        axes.imshow(layer)
-        axes.text(0.5, -0.03, name, transform=axes.transAxes, **look)
-    number, tile, part, y, x, accuracy, mean_iou = row
-    cells[0].set_title(
-        f"{number} · tile {tile} part {part}, row {y} column {x}\n"
-        f"accuracy {accuracy:.3f} · mean IoU {mean_iou:.3f}",
-        fontsize=7.5,
+def _strip(made: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The pictures side by side, (p, w, 3) uint8 RGB, with white gaps."""
+    height = made[0].shape[0]
+    gap = np.full((height, max(1, round(GAP * height)), 3), 255, np.uint8)
+    return np.concatenate([part for picture in made for part in (gap, picture)][1:], axis=1)
+
+
+def _column_titles(axes: Axes, titles: Sequence[str]) -> None:
+    """Writes the titles of the pictures above the first strip of a block."""
+    for number, title in enumerate(titles):
+        place = (number + 0.5 + number * GAP) / (len(titles) + (len(titles) - 1) * GAP)
+        axes.annotate(
+            title,
+            (place, 1),
+            (0, 16),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+
+
+def _title(prepared: PreparedSet, evaluated: Mapping[str, Evaluation], number: int, i: int) -> str:
+    """Number of a patch, the share of its pixels that each role has right, and where it lies."""
+    right = ", ".join(
+        f"{role} {100 * metrics.accuracy(evaluation.confusions[i]):.0f} %"
+        for role, evaluation in evaluated.items()
     )
+    patch = prepared.patches[next(iter(evaluated.values())).indices[i]]
+    return f"{number}. Pixels right: {right} (tile {patch['tile']}, part {patch['part']})"
 
 
 if __name__ == "__main__":

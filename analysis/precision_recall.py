@@ -3,6 +3,7 @@
 python -m analysis.precision_recall --out results/demo --data data/demo
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis import evaluations, style
@@ -33,8 +35,8 @@ FORMATS = ("csv", "md", "tex")
 POINTS = 2000  # of a drawn curve: more than a figure has pixels
 SCORES = (
     "pixel accuracy",
-    "Keras precision",
-    "Keras recall",
+    "micro precision at 0.5",
+    "micro recall at 0.5",
     "macro precision",
     "macro recall",
     "macro F1",
@@ -44,6 +46,8 @@ SCORES = (
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 """(recall, precision), both (n,), in order of increasing threshold."""
+Curves = dict[str, Curve]
+"""Class name, or `micro` for all classes together -> curve."""
 BySplit = dict[str, Evaluation]
 
 
@@ -61,8 +65,8 @@ def main(folder: Path, data: Path, checkpoints: Path, epoch: int | None) -> None
 
     Writes OUT/precision_recall.png and .csv (average precision), and OUT/scores and
     OUT/scores_per_class as CSV, Markdown and LaTeX. With --epoch N the names end in _epoch_N.
-    Keras precision and recall are micro averages at a threshold of 0.5, as published; macro scores
-    are means over the classes that occur in the truth.
+    Micro precision and recall count all classes together, at a threshold of 0.5, as Keras computes
+    them and as published. Macro scores are means over the classes that occur in the truth.
     """
     print_section(make(Results.open(folder, data, checkpoints), epoch))
 
@@ -72,29 +76,20 @@ def make(results: Results, epoch: int | None = None) -> Section:
 
     Raises UserError if data or weights are missing.
     """
-    splits = [split for split in SPLITS if results.prepared.manifest["patches"].get(split)]
-    notes, evaluated = [], {}
-    for role, run in results.roles().items():
-        try:
-            kind = _weights_kind(run, epoch)
-            evaluated[role] = {split: results.evaluation(role, split, kind) for split in splits}
-        except UserError as error:
-            notes.append(f"{role.capitalize()}: {error.message}.")
-    if not evaluated:
-        raise UserError(" ".join(notes))
-    notes += [f"The set has no {split} split." for split in SPLITS if split not in splits]
+    evaluated, notes = results.evaluations(SPLITS, lambda run: _weights_kind(run, epoch))
     if epoch is None and "best" in evaluated:
         notes += _batch_size_notes(results)
     suffix = f"_epoch_{epoch}" if epoch else ""
     when = f"after {epoch} epochs" if epoch else "of the best epoch"
-    picture = _draw(results, evaluated, suffix, when)
+    curves = {role: _curves(by_split) for role, by_split in evaluated.items()}
+    pixels = min(len(by_split["val"].truth) for by_split in evaluated.values())
     return Section(
         "Precision and recall",
         command_line("precision_recall", main, results, epoch=epoch),
         [Note(text) for text in notes],
-        [picture],
+        [_draw(results, curves, pixels, suffix, when)],
         [
-            _average_precisions(results.folder / f"precision_recall{suffix}", evaluated, when),
+            _average_precisions(results.folder / f"precision_recall{suffix}", curves, when),
             _scores(results.folder / f"scores{suffix}", evaluated, when),
             _scores_per_class(results.folder / f"scores_per_class{suffix}", evaluated, when),
         ],
@@ -164,10 +159,10 @@ def _batch_size_notes(results: Results) -> list[str]:
     ]
 
 
-def _average_precisions(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:
+def _average_precisions(file: Path, curves: Mapping[str, Curves], when: str) -> Table:
     areas = {
-        role: {name: average_precision(curve) for name, curve in _curves(by_split).items()}
-        for role, by_split in evaluated.items()
+        role: {name: average_precision(curve) for name, curve in by_class.items()}
+        for role, by_class in curves.items()
     }
     names = [name for name in (*CLASSES, "micro") if any(name in area for area in areas.values())]
     rows = [(name, *(area.get(name) for area in areas.values())) for name in names]
@@ -177,15 +172,40 @@ def _average_precisions(file: Path, evaluated: Mapping[str, BySplit], when: str)
 
 def _scores(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:
     rows: list[Sequence[Cell]] = [
-        (role, split, *scores_of(evaluation).values())
+        (split, role, *scores_of(by_split[split]).values())
+        for split in next(iter(evaluated.values()))
         for role, by_split in evaluated.items()
-        for split, evaluation in by_split.items()
     ]
     caption = (
-        f"Scores on every split, weights {when}. Keras precision and recall are micro averages at "
-        "a threshold of 0.5; macro scores are means over the classes that occur"
+        f"Scores on every split, weights {when}. Micro precision and recall count all classes "
+        "together, at a threshold of 0.5, as Keras computes them; macro scores are means over the "
+        "classes that occur"
     )
-    return Table(file, caption, ("run", "split", *SCORES), rows, FORMATS)
+    bold: set[tuple[int, int]] = set()
+    if len(evaluated) > 1:
+        caption += ". Bold: the better one of best run and baseline"
+        bold = better_cells(rows, first=2)
+    return Table(file, caption, ("split", "run", *SCORES), rows, FORMATS, bold=bold)
+
+
+def better_cells(rows: Sequence[Sequence[Cell]], first: int) -> set[tuple[int, int]]:
+    """(row, column) of the highest value per column among the rows with one first cell.
+
+    All cells of a tie are in it, and no NaN.
+
+    Args:
+        rows: The rows of a table.
+        first: The first column with numbers.
+    """
+    groups: dict[Cell, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row[0], []).append(i)
+    found = set()
+    for members in groups.values():
+        values = np.array([rows[i][first:] for i in members], float)
+        highest = np.fmax.reduce(values)  # NaN only where all are
+        found |= {(members[i], first + int(j)) for i, j in np.argwhere(values == highest)}
+    return found
 
 
 def _scores_per_class(file: Path, evaluated: Mapping[str, BySplit], when: str) -> Table:
@@ -201,27 +221,47 @@ def _scores_per_class(file: Path, evaluated: Mapping[str, BySplit], when: str) -
             ]
     caption = f"Scores per class, weights {when}, from one confusion matrix per split"
     header = ("run", "split", "class", "share of pixels", "precision", "recall", "F1", "IoU")
-    return Table(file, caption, header, rows, FORMATS)
+    return Table(file, caption, header, rows, FORMATS, folded=True)
 
 
-def _curves(by_split: BySplit) -> dict[str, Curve]:
-    """Class name, or `micro` -> curve on the validation split."""
+def _curves(by_split: BySplit) -> Curves:
+    """The curves on the validation split."""
     evaluation = by_split["val"]
     return metrics.precision_recall_curves(evaluation.truth, evaluation.probabilities)
 
 
-def _draw(results: Results, evaluated: Mapping[str, BySplit], suffix: str, when: str) -> Picture:
-    """One square per run, with one line per class."""
-    height = 4.6 if len(evaluated) > 1 else 5.4
-    figure, (row,) = style.figure(1, len(evaluated), height=height, sharey=True)
-    for axes, (role, by_split) in zip(row, evaluated.items(), strict=True):
-        for name, curve in _curves(by_split).items():
-            _draw_curve(axes, name, curve)
-        axes.set(xlim=(0, 1.005), ylim=(0, 1.015), aspect="equal", xlabel="recall")
+def lower_limit(curves: Mapping[str, Curves]) -> float:
+    """Where both axes start, so that good curves fill the figure: 0, 0.3, 0.4, ... or 0.9.
+
+    The point of highest F1 of each curve lies at least 0.1 inside the figure.
+    """
+    lowest = 1.0
+    for by_class in curves.values():
+        for recall, precision in by_class.values():
+            f1 = 2 * recall * precision / np.maximum(recall + precision, 1e-9)
+            lowest = min(lowest, recall[f1.argmax()], precision[f1.argmax()])
+    limit = math.floor(10 * (lowest - 0.1) + 1e-9) / 10
+    return min(limit, 0.9) if limit >= 0.3 else 0.0
+
+
+def _draw(
+    results: Results, curves: Mapping[str, Curves], pixels: int, suffix: str, when: str
+) -> Picture:
+    """One square per run, with one line per class, and one legend."""
+    height = 4.6 if len(curves) > 1 else 5.4
+    figure, (row,) = style.figure(1, len(curves), height=height, sharey=True)
+    low = lower_limit(curves)
+    margin = 0.012 * (1 - low)
+    handles: dict[str, Line2D] = {}
+    for axes, (role, by_class) in zip(row, curves.items(), strict=True):
+        handles |= {name: _draw_curve(axes, name, curve) for name, curve in by_class.items()}
+        axes.set(xlim=(low, 1 + margin), ylim=(low, 1 + margin), aspect="equal", xlabel="recall")
         axes.set_title(f"{role}: {results.roles()[role]}")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, handlelength=3.2)
     row[0].set_ylabel("precision")
-    pixels = min(len(by_split["val"].truth) for by_split in evaluated.values())
+    names = [name for name in (*CLASSES, "micro") if name in handles]
+    lines = [handles[name] for name in names]
+    look: dict[str, Any] = {"loc": "outside lower center", "handlelength": 3.6}
+    figure.legend(lines, names, ncols=-(-len(names) // 2), **look)
     sample = (
         "every labelled pixel"
         if pixels < SAMPLE * 0.9
@@ -230,25 +270,20 @@ def _draw(results: Results, evaluated: Mapping[str, BySplit], suffix: str, when:
     caption = (
         f"Precision against recall on the validation split, weights {when}, from {sample}. "
         "Precision: fraction of the pixels predicted as a class that belong to it. Recall: "
-        "fraction of the class's pixels that are found. micro: all classes together. AP: average "
-        "precision."
+        "fraction of the class's pixels that are found. micro: all classes together."
+        + (f" Both axes start at {low:g}, because all curves are good." if low else "")
     )
     file = results.folder / f"precision_recall{suffix}.png"
     return Picture(style.save(figure, file), caption)
 
 
-def _draw_curve(axes: Axes, name: str, curve: Curve) -> None:
+def _draw_curve(axes: Axes, name: str, curve: Curve) -> Line2D:
     recall, precision = curve
     shown = np.unique(np.linspace(0, len(recall) - 1, POINTS).astype(int))
     look: dict[str, Any] = {"color": "black", "marker": "o", "markevery": 0.12}
-    if name != "micro":
-        look = {
-            "color": style.CLASS_COLORS[name],
-            "linestyle": style.CLASS_LINES[name],
-            "path_effects": style.OUTLINE,
-        }
-    label = f"{name}, AP {average_precision(curve):.3f}"
-    axes.plot(recall[shown], precision[shown], label=label, **look)
+    look = style.CLASS_LINES.get(name, look)
+    (line,) = axes.plot(recall[shown], precision[shown], linewidth=1.8, **look)
+    return line
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import click
 from analysis import (
     best_run,
     confirm,
+    confusion,
     curves,
     page,
     panel,
@@ -127,6 +128,7 @@ def _parts(
 
     parts: list[tuple[str, Callable[[], Section]]] = [
         ("Learning curves", lambda: curves.make(results)),
+        (confusion.TITLE, lambda: confusion.make(results)),
         ("Precision and recall", lambda: precision_recall.make(results)),
         *((panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH),
     ]

@@ -11,7 +11,7 @@ predictions can be made again without a server, the data or the weights.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -237,6 +237,35 @@ class Results:
         if key not in self._evaluations:
             self._evaluations[key] = self._evaluate(*key)
         return self._evaluations[key]
+
+    def evaluations(
+        self, splits: Sequence[str], kind: Callable[[Run], str] = lambda run: "best"
+    ) -> tuple[dict[str, dict[str, Evaluation]], list[str]]:
+        """Role -> split -> evaluation, and one line per role without weights and per empty split.
+
+        Args:
+            splits: Names of splits. Those without patches are left out.
+            kind: Run -> which of its weights to use, `best` or `kept`; may raise UserError.
+
+        Raises:
+            UserError: The data are not available, all splits are empty, or no role has weights.
+        """
+        present = [split for split in splits if self.prepared.manifest["patches"].get(split)]
+        if not present:
+            raise UserError(
+                f"{self.data} has no patches of {' or '.join(splits)}; prepare a set that has"
+            )
+        made, missing = {}, []
+        for role, run in self.roles().items():
+            try:
+                used = kind(run)
+                made[role] = {split: self.evaluation(role, split, used) for split in present}
+            except UserError as error:
+                missing.append(f"{role.capitalize()}: {error.message}.")
+        if not made:
+            raise UserError(" ".join(missing))
+        empty = [f"The set has no {split} split." for split in splits if split not in present]
+        return made, missing + empty
 
     def _evaluate(self, role: str, split: str, kind: str) -> Evaluation:
         checksum = str(self.prepared.manifest["checksum"])

@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -52,6 +52,8 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     formats: Sequence[str] = ("csv", "md")
     folded: bool = False
+    bold: Collection[tuple[int, int]] = ()
+    """(row, column) of the cells that the page shows in bold type."""
 
     def write(self) -> list[Path]:
         """Writes the table in each format: the same bytes for the same cells. Returns the files."""
@@ -105,11 +107,15 @@ class Table:
         """An HTML table element with its caption."""
         right = self.numeric()
 
-        def line(cells: Iterable[Cell], tag: str) -> str:
+        def line(cells: Iterable[Cell], tag: str, row: int = -1) -> str:
             texts = [escape(_text(cell)) for cell in cells]
             kinds = [
                 "n" if is_right else "long" if len(text) > BREAKABLE else ""
                 for is_right, text in zip(right, texts, strict=True)
+            ]
+            texts = [
+                f"<b>{text}</b>" if (row, column) in self.bold else text
+                for column, text in enumerate(texts)
             ]
             marks = [f' class="{kind}"' if kind else "" for kind in kinds]
             return (
@@ -120,7 +126,7 @@ class Table:
                 + "</tr>"
             )
 
-        body = "\n".join(line(row, "td") for row in self.rows)
+        body = "\n".join(line(row, "td", i) for i, row in enumerate(self.rows))
         return (
             f"<table><caption>{escape(self.caption)}</caption>\n"
             f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>"

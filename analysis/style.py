@@ -1,10 +1,11 @@
-"""The look of all figures: sizes and palette; looks of runs, outcomes and classes.
+"""The look of all figures: sizes and palette; looks of runs, outcomes, searches and classes.
 
 The same input gives the same pixels.
 
-Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-koeln.de/color/,
-2008), which colour-blind readers can distinguish. Line styles, markers and lightness differ as
-well, for prints in grey.
+A colour has one meaning on the page and in the project. ROLES and OUTCOMES share Okabe and Ito's
+palette (https://jfly.uni-koeln.de/color/, 2008), which colour-blind readers can distinguish.
+SEARCHES have colours of their own. Line styles, markers and lightness differ as well, for prints in
+grey. The colours of the splits stand in `segmentation.overview`.
 """
 
 from collections.abc import Mapping
@@ -12,64 +13,87 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from segmentation.labels import CLASSES, COLORS
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
     "#56B4E9",
     "#009E73",
-    "#F0E442",
     "#0072B2",
     "#D55E00",
     "#CC79A7",
 )
 GREY = "#8A8A8A"
+OLIVE = "#999933"
 ROLES: dict[str, dict[str, Any]] = {
     "best": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "baseline": {"color": ORANGE, "linestyle": "--", "marker": "s"},
 }
 OUTCOMES: dict[str, dict[str, Any]] = {
-    "finished": {"color": BLUE, "linestyle": "-", "marker": "o"},
-    "stopped": {"color": ORANGE, "linestyle": "--", "marker": "s"},
+    "finished": {"color": GREEN, "linestyle": "-", "marker": "o"},
+    "stopped": {"color": SKY, "linestyle": "--", "marker": "s"},
     "diverged": {"color": VERMILION, "linestyle": ":", "marker": "X"},
     "oom": {"color": PURPLE, "linestyle": ":", "marker": "P"},
     "interrupted": {"color": GREY, "linestyle": "-.", "marker": "v"},
     "preempted": {"color": GREY, "linestyle": "-.", "marker": "<"},
     "failed": {"color": BLACK, "linestyle": ":", "marker": "d"},
-    "running": {"color": GREEN, "linestyle": "-.", "marker": ">"},
+    "running": {"color": OLIVE, "linestyle": "-.", "marker": ">"},
 }
-SERIES: list[dict[str, Any]] = [
-    {"color": color, "linestyle": line, "marker": marker}
-    for color, line, marker in zip(
-        (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK),
+SEARCHES: dict[str, dict[str, Any]] = {
+    name: {"color": color, "linestyle": line, "marker": marker}
+    for name, color, line, marker in zip(
+        ("multifidelity", "bayes", "random", "tpe", "tpe_halving", "bohb", "hyperband"),
+        ("#332288", "#E8576C", "#0B5D2A", "#9B72E8", "#7A5200", "#B5179E", "#005F73"),
         ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))),
         "osD^vP*",
         strict=True,
     )
-]
-"""Looks of lines that have no fixed meaning, in order."""
+}
+"""Looks of the searches, by the word that names each in `sweeps/`."""
+
+SERIES = list(SEARCHES.values())
+"""Looks of several searches that are not in SEARCHES, in order."""
 
 CLASS_COLORS = {
     name: tuple(color / 255) for name, color in zip(CLASSES, COLORS.astype(float), strict=True)
 }
-CLASS_LINES = dict(
-    zip(CLASSES, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))), strict=True)
-)
-OUTLINE = [Stroke(linewidth=2.6, foreground="black"), Normal()]
-"""Path effects of lines in class colours: the data set's yellow is hardly visible on white."""
+CLASS_LINES: dict[str, dict[str, Any]] = {
+    name: {"color": CLASS_COLORS[name], "linestyle": line}
+    for name, line in zip(
+        CLASSES, ((0, (6, 1)), "--", "-.", "-", ":", (0, (3, 1, 1, 1))), strict=True
+    )
+}
+CLASS_LINES["Vegetation"]["path_effects"] = [Stroke(linewidth=3.4, foreground="#777777"), Normal()]
+"""Looks of lines per class. The data set's yellow is hardly visible on white, so it gets a rim."""
 
 OBJECTIVE_NAMES = {"best_val_loss": "validation loss", "best_val_error": "validation error"}
 """What axes call the value per epoch of each objective; the objective is the lowest one."""
+
+LOSS_NAMES = {
+    "dice_focal": "dice + focal loss",
+    "dice_focal_published": "dice + focal loss, as published",
+    "cross_entropy": "cross-entropy",
+    "ce_dice": "cross-entropy + dice loss",
+}
+"""What axes call each loss that a run can train with."""
+
+ERRORS = {"right": "#DDDDDD", "wrong": "#C1121F", "not annotated": BLACK}
+"""Colours of pixels in pictures of errors."""
+
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 WIDTH = 8.0  # inches; one width for all figures, so that their text has one size on a page
 DPI = 140
@@ -113,22 +137,38 @@ def figure(
     return made, made.subplots(rows, columns, squeeze=False, **options)
 
 
-def save(made: Figure, file: Path) -> Path:
+def save(made: Figure, file: Path, dpi: int = DPI) -> Path:
     """Writes a PNG, and an SVG of the same figure beside it. Returns the path of the PNG.
 
     Neither holds a date or a version: the same figure gives the same bytes. The SVG holds letters
     as outlines, so that it looks the same without our font.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    made.savefig(file, dpi=DPI, metadata={"Software": None})
-    made.savefig(file.with_suffix(".svg"), dpi=DPI, metadata={"Creator": None, "Date": None})
+    made.savefig(file, dpi=dpi, metadata={"Software": None})
+    made.savefig(file.with_suffix(".svg"), dpi=dpi, metadata={"Creator": None, "Date": None})
     return file
 
 
 def epochs_axis(axes: Axes) -> None:
-    """Labels the x axis `epoch`, with ticks at whole numbers."""
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    """Labels the x axis `epoch`; it shows epoch 1 to the last one drawn, with whole numbers."""
+    last = max(1.0, float(axes.dataLim.x1))
+    pad = max(0.02 * (last - 1), 0.1)
+    locator = MaxNLocator(10, integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
+    ticks = locator.tick_values(1, last)
+    axes.set(xlabel="epoch", xlim=(1 - pad, last + pad))
+    axes.set_xticks([1, *(tick for tick in ticks if 1 < tick <= last)])
+
+
+def text_color(background: ColorType) -> str:
+    """`black` or `white`: the one with the higher contrast on a background.
+
+    By the relative luminance of WCAG 2.2 (https://www.w3.org/TR/WCAG22/#dfn-relative-luminance).
+    Black and white have the same contrast where (L + 0.05)^2 = 1.05 * 0.05.
+    """
+    channels = np.array(to_rgb(background))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def outcome_legend(labels: Mapping[str, str], **options: Any) -> dict[str, Any]:
@@ -137,10 +177,15 @@ def outcome_legend(labels: Mapping[str, str], **options: Any) -> dict[str, Any]:
     return {"handles": handles} | options
 
 
-def class_legend(ignored: bool = False) -> list[Patch]:
-    """Legend handles: one patch per class, and with `ignored` a black one for unlabelled pixels."""
-    patches = [
+def class_legend() -> list[Patch]:
+    """Legend handles: one patch per class."""
+    return [
         Patch(facecolor=color, edgecolor="black", linewidth=0.4, label=name)
         for name, color in CLASS_COLORS.items()
     ]
-    return [*patches, Patch(facecolor="black", label="not annotated")] if ignored else patches
+
+
+def error_legend(ignored: bool = False) -> list[Patch]:
+    """Legend handles of pictures of errors: right and wrong, and with `ignored` not annotated."""
+    shown = list(ERRORS.items())[: 3 if ignored else 2]
+    return [Patch(facecolor=color, label=name) for name, color in shown]

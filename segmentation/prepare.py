@@ -7,6 +7,7 @@ the same bytes, whatever the number of workers.
 """
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation import splits
+from segmentation import overview, splits
 from segmentation.convert import (
     Layout,
     MosaicLayout,
@@ -304,7 +305,8 @@ def main(
     files are listed before anything is written. An EXIF orientation is ignored: pixels are used as
     the file stores them. OUT gets images.npy, masks.npy, patches.csv and manifest.json, and with
     --mosaics also mosaic_images.npy and mosaic_masks.npy. An interrupted command never leaves a
-    partial set.
+    partial set. OUT/overview.png shows the splits, their classes and sample patches; it is no part
+    of the set.
 
     \b
     Examples:
@@ -332,11 +334,15 @@ def main(
         download_dubai_set(raw)
     if not raw.is_dir():
         raise UserError(f"{raw} does not exist; --download fetches the Dubai set into it")
-    out = out.absolute()
-    fresh = prepare(raw.absolute(), out, options, force, workers)
-    manifest = find_manifest(out)
+    folder = out.absolute()
+    fresh = prepare(raw.absolute(), folder, options, force, workers)
+    manifest = find_manifest(folder)
     assert manifest  # `prepare` wrote or checked it
-    click.echo(_summary(out, manifest) + ("" if fresh else "; already prepared, nothing to do"))
+    click.echo(_summary(folder, manifest) + ("" if fresh else "; already prepared, nothing to do"))
+    if fresh:
+        click.echo(f"\n{overview.share_table(manifest['split']['shares'])}\n")
+        click.echo(f"picture: {overview.write(PreparedSet(folder, manifest))}")
+    click.echo(f"next: python train.py --data {shlex.quote(str(out))}")
 
 
 def _summary(out: Path, manifest: Manifest) -> str:

@@ -3,10 +3,16 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from analysis import best_run
+from analysis.evaluations import CONFIDENT, Evaluation
 from analysis.results import Results
 from analysis.runs import Run, Sweep
+from segmentation import metrics
 from segmentation.config import OBJECTIVE, Config
+from segmentation.labels import IGNORE, NUM_CLASSES
+from segmentation.prepared import PreparedSet
 
 SWEEP = "someone/city/abc123"
 DAMAGED = ["", "{", "[]", "5", "null", "{}", '{"path": "x"}']
@@ -84,3 +90,50 @@ def results(found: Sweep, folder: Path) -> Results:
     """The results folder of a sweep, with its best run chosen."""
     best_run.write(found, folder)
     return Results.open(folder)
+
+
+def evaluated(
+    prepared: PreparedSet, split: str, random: np.random.Generator, right: float
+) -> Evaluation:
+    """An evaluation of made-up predictions: about a fraction `right` of the pixels is right."""
+    indices = prepared.indices(split)
+    masks = prepared.masks[indices]
+    guesses = random.integers(0, NUM_CLASSES, masks.shape).astype(np.uint8)
+    aims = np.where((random.random(masks.shape) < right) & (masks != IGNORE), masks, guesses)
+    probabilities = random.random((*masks.shape, NUM_CLASSES)) + 2 * np.eye(NUM_CLASSES)[aims]
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    predictions = probabilities.argmax(-1).astype(np.uint8)
+    confusions = [metrics.confusion_matrix(*pair) for pair in zip(masks, predictions, strict=True)]
+    labelled = masks != IGNORE
+    truth, sample = masks[labelled], probabilities[labelled]
+    hits = np.count_nonzero(sample[np.arange(len(truth)), truth] > CONFIDENT)
+    confident = np.array([hits, np.count_nonzero(sample > CONFIDENT)])
+    return Evaluation(
+        indices, predictions, np.array(confusions), confident, truth, sample.astype(np.float32)
+    )
+
+
+def evaluated_results(
+    data: Path, folder: Path, right: dict[str, float], splits: tuple[str, ...] = ("val", "test")
+) -> Results:
+    """A results folder with a best run and a baseline, and evaluations without any model.
+
+    Args:
+        data: A prepared set.
+        folder: The results folder to make.
+        right: Role -> about which fraction of the pixels is right. Other roles have no weights.
+        splits: The splits that are evaluated.
+    """
+    prepared = PreparedSet.open(data)
+    checksum = prepared.manifest["checksum"]
+    best, base = (
+        run("best", (0.4, 0.3), checksum=checksum, learning_rate=0.002),
+        run("base", (0.5, 0.4), checksum=checksum),
+    )
+    made = results(sweep(best, base), folder)
+    made.data, made.checkpoints = data, folder / "no"
+    random = np.random.default_rng(1)
+    for role, fraction in right.items():
+        for split in splits:
+            made._evaluations[role, split, "best"] = evaluated(prepared, split, random, fraction)
+    return made

@@ -1,6 +1,7 @@
 """curves.py, sweep.py, scales.py, importance.py, style.py: numbers and pixels of the figures."""
 
 import csv
+import itertools
 import math
 from unittest.mock import MagicMock
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 from analysis_helpers import BY_ERROR, results, run, sweep
 from click.testing import CliRunner
+from matplotlib.colors import to_rgb
 from sweeps.hyperband_stopping import hyperband_stop_runs
 from sweeps.run import RunState, SweepRun
 
 from analysis import curves, importance, publish, scales, style
 from analysis import sweep as search
-from segmentation.config import OBJECTIVE
+from segmentation import overview
+from segmentation.config import OBJECTIVE, WORST
 from segmentation.errors import UserError
 
 
@@ -66,6 +69,36 @@ def test_the_drawn_curves_are_the_histories(tmp_path):
         "curves_loss.png",
         "curves_mean_iou.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "label"),
+    [
+        (("dice_focal", "dice_focal"), "dice + focal loss (lower is better)"),
+        (("cross_entropy", "cross_entropy"), "cross-entropy (lower is better)"),
+        (("ce_dice", "dice_focal"), "loss (lower is better)"),
+        (("of another project",) * 2, "loss (lower is better)"),
+    ],
+)
+def test_the_axis_of_the_loss_bears_the_name_of_the_runs_loss(losses, label):
+    runs = [run(str(i), (0.5,), loss=loss) for i, loss in enumerate(losses)]
+    assert f"{curves._loss_name(runs)} (lower is better)" == label
+
+
+def test_every_loss_has_a_name_for_axes():
+    assert style.LOSS_NAMES.keys() == WORST.keys()
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 9, 27, 100, 486, 1944])
+def test_an_axis_of_epochs_starts_at_1_and_has_whole_ticks(last):
+    made, ((axes,),) = style.figure()
+    axes.plot([1, last], [0.0, 1.0])
+    style.epochs_axis(axes)
+    made.draw_without_rendering()
+    left, right = axes.get_xlim()
+    ticks = axes.get_xticks()
+    assert ticks[0] == 1 and (np.diff(ticks) > 0).all() and (ticks % 1 == 0).all()
+    assert left < 1 <= ticks[-1] <= last < right and len(ticks) <= 12
 
 
 def test_the_same_runs_give_the_same_pixels_and_bytes(searched, tmp_path):
@@ -203,10 +236,32 @@ def test_each_figure_that_cannot_be_drawn_is_a_note(runs, tmp_path):
     assert section.write()  # the table of runs is still made
 
 
+def test_a_colour_has_one_meaning():
+    """Roles, outcomes, searches, splits and errors share no colour. Only grey is for two outcomes.
+
+    The distance is that of CIE 1976 in the L*a*b* space; from about 2.3 on, people see it.
+    """
+    looks = [*style.ROLES.values(), *style.OUTCOMES.values(), *style.SEARCHES.values()]
+    colors = [look["color"] for look in looks if look["color"] != style.GREY]
+    colors += [style.GREY, *overview.SPLIT_COLORS.values(), style.ERRORS["wrong"]]
+    white = (0.9505, 1, 1.089)
+    to_xyz = [(0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505)]
+
+    def lab(color):
+        values = np.array(to_rgb(color))
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        x, y, z = np.cbrt(to_xyz @ linear / white)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    for one, other in itertools.combinations(colors, 2):
+        assert np.linalg.norm(lab(one) - lab(other)) > 15, (one, other)
+
+
 def test_looks_differ_in_more_than_colour():
     for looks in (style.ROLES.values(), style.SERIES):
         assert len({(str(look["linestyle"]), look["marker"]) for look in looks}) == len(looks)
-    assert len(set(map(str, style.CLASS_LINES.values()))) == len(style.CLASS_LINES)
+    lines = [str(look["linestyle"]) for look in style.CLASS_LINES.values()]
+    assert len(set(lines)) == len(lines)
     assert len({look["marker"] for look in style.OUTCOMES.values()}) == len(style.OUTCOMES)
 
 

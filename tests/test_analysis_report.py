@@ -100,7 +100,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 def test_the_page_holds_every_figure_and_loads_nothing_else(made):
     folder, page = made
-    assert page.count("<figure>") == page.count("data:image/png;base64,") == 2 + 1 + 4 + 1 + 4
+    assert page.count("<figure>") == page.count("data:image/png;base64,") == 2 + 2 + 1 + 4 + 1 + 4
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|http://localhost/)""", page)
     assert page.count("<script") == 1
     policy = re.search(r'<meta http-equiv="Content-Security-Policy"\s+content="([^"]*)">', page)[1]
@@ -123,7 +123,8 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
     assert len(shown["random"]) == 10
     commands = re.findall(r"Made by <code>(.+?)</code>", page)
     assert {command.split()[2].split(".")[1] for command in commands} == {
-        "best_run", "curves", "precision_recall", "panel", "predict", "sweep", "report",
+        "best_run", "curves", "confusion", "precision_recall", "panel", "predict", "sweep",
+        "report",
     }  # fmt: skip
 
 
@@ -182,8 +183,8 @@ def test_scores_equal_those_of_scikit_learn_on_the_same_pixels(made, tiny_set):
             )
             one_hot = truth[:, None] == np.arange(6)
             for quantity, metric in (
-                ("Keras precision", keras.metrics.Precision()),
-                ("Keras recall", keras.metrics.Recall()),
+                ("micro precision at 0.5", keras.metrics.Precision()),
+                ("micro recall at 0.5", keras.metrics.Recall()),
             ):
                 metric.update_state(one_hot, probabilities[labelled])
                 assert float(row[quantity]) == pytest.approx(float(metric.result()), abs=1e-6)
@@ -277,7 +278,7 @@ def test_damaged_weights_or_other_data_leave_out_only_the_parts_that_need_them(
     assert (
         said.count("is not a whole .keras file") == 4
     )  # the panels; the table still has the baseline
-    assert page.count("<figure>") == 2 + 1 + 4
+    assert page.count("<figure>") == 2 + 2 + 1 + 4
     shutil.copy(folder / "cache" / "models" / "base" / "best.keras", weights)
     other = shutil.copytree(tiny_set, tmp_path / "other")
     manifest = (other / "manifest.json").read_text()
@@ -307,7 +308,7 @@ def test_a_sweep_without_a_best_run_has_a_page(runs, tmp_path, tiny_set):
     )
     said, page = make_report(results(found, tmp_path / "r").folder, tiny_set)
     assert "names no best run: no run of" in said
-    assert page.count("<h2>") == 9
+    assert page.count("<h2>") == 10
     assert "Traceback" not in said
 
 

@@ -28,7 +28,8 @@ ORDER = {
             "torch_file",
         ),
         *("config", "labels"),
-        *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
+        *("files", "download", "sources", "options", "splits", "prepared", "overview"),
+        *("convert", "prepare"),
         "windows",
         *(
             "city",
@@ -160,14 +161,14 @@ def only_named_files_import_wandb(root: Path) -> Iterator[str]:
 
 
 def commands_import_no_command(root: Path) -> Iterator[str]:
-    """`analysis.report` is the exception: it puts all others on one page."""
+    """But `analysis.report` puts all others on one page, and `prepare` ends with a picture."""
     commands = {
         ".".join(file.relative_to(root).with_suffix("").parts)
         for package in ("segmentation", "analysis")
         for file in python_files(root, package)
         if "@click.command" in file.read_text()
     } | {"train"}
-    for name in commands - {"analysis.report"}:
+    for name in commands - {"analysis.report", "segmentation.prepare"}:
         for used in imports(root, root / (name.replace(".", "/") + ".py")) & commands:
             yield f"{name} imports {used}"
 

@@ -324,6 +324,10 @@ def test_an_engine_has_the_same_look_in_all_panels():
     looks = report.looks(groups)
     assert list(looks) == ["ours multifidelity", "syne-tune asha", "b", "c"]
     assert len({look["color"] for look in looks.values()}) == 4
+    every = {report.Setting(*one): {name: [] for name in report.LOOKS}}
+    alone = {report.Setting(*one): {"syne-tune asha": []}}
+    for found in (looks, report.looks(alone)):  # whatever else was measured
+        assert found["syne-tune asha"] == report.looks(every)["syne-tune asha"]
 
 
 def test_only_a_line_truncated_by_a_kill_is_made_again(tmp_path):

@@ -15,19 +15,27 @@ from matplotlib.ticker import FuncFormatter
 from analysis import style
 from benchmarks.replay.lines import AFTER, CHECKPOINTS, WITHIN, Line
 
-SHOWN = (  # engines of the figure; the first ones, and others where these are absent
-    "ours multifidelity",
-    "syne-tune asha",
-    "optuna tpe + asha from 3",
-    "wandb bayes + hyperband",
-    "hpbandster bohb",
-    "syne-tune mobster",
-    "optuna gp + asha from 3",
-)
 FLOOR = 0.1  # % of regret, the lower end of the figure: a logarithmic axis cannot show 0
+
+CURVES = {"dubai": "real curves", "synthetic": "made-up curves"}
+"""Task -> what titles call it."""
 
 Look = dict[str, Any]
 """Colour and line style of an engine."""
+
+LOOKS: dict[str, Look] = {
+    "ours multifidelity": style.SEARCHES["multifidelity"],
+    "syne-tune asha": style.SEARCHES["hyperband"],
+    "optuna tpe + asha from 3": style.SEARCHES["tpe"],
+    "wandb bayes + hyperband": style.SEARCHES["bayes"],
+    "hpbandster bohb": style.SEARCHES["bohb"],
+    "syne-tune mobster": style.SEARCHES["tpe_halving"],
+    "optuna gp + asha from 3": style.SEARCHES["random"],
+}
+"""Engine of the figure -> its look, in every panel of every figure.
+
+The last two engines have no search in style.SEARCHES and use the looks that are left.
+"""
 
 
 class Setting(NamedTuple):
@@ -185,14 +193,15 @@ def save_csv(lines: list[Line], file: Path) -> Path:
 
 
 def looks(groups: Groups) -> dict[str, Look]:
-    """Engine -> its look, the same in all panels: those SHOWN, then the best of the others.
+    """Engine -> its look, the same in all panels: those of LOOKS, then the best of others.
 
-    There are as many engines as distinct looks.
+    The looks of engines that are absent go to the others.
     """
     present = dict.fromkeys(name for engines in groups.values() for name in engines)
-    others = [name for name in present if name not in SHOWN]
-    chosen = [name for name in SHOWN if name in present] + others
-    return dict(zip(chosen, style.SERIES, strict=False))
+    chosen = {name: look for name, look in LOOKS.items() if name in present}
+    free = [look for name, look in LOOKS.items() if name not in present]
+    others = [name for name in present if name not in LOOKS]
+    return chosen | dict(zip(others, free, strict=False))
 
 
 def spaced(places: Sequence[float], gap: float) -> list[float]:
@@ -230,7 +239,8 @@ def _draw(
         xscale="log",
         yscale="log",
         xlim=(1, setting.budget),
-        title=str(setting),
+        title=f"{CURVES.get(setting.task, setting.task)}: "
+        f"{setting.agents} agents, {setting.budget:,} epochs",
         ylabel="regret (%)",
     )
     bottom, top = np.log10(axes.get_ylim())
