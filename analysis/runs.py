@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.config import (
-    BASELINE,
     BEST_BY,
     NOT_HYPERPARAMETERS,
     OBJECTIVE,
     OBJECTIVES,
     STATUSES,
     Config,
+    is_baseline,
 )
 from segmentation.errors import UserError
 
@@ -145,8 +145,8 @@ class Run:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the run has the published values, or the tag `baseline`."""
-        return "baseline" in self.tags or BASELINE.items() <= self.hyperparameters.items()
+        """Whether the run has the published setting, or the tag `baseline`."""
+        return "baseline" in self.tags or is_baseline(self.hyperparameters)
 
     def same_task(self, other: "Run", objective: str) -> bool:
         """Whether `objective` means the same in both runs: same prepared set, same loss.
