@@ -6,6 +6,7 @@ python -m analysis.confirm entity/project/sweep_id --out results/demo
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from analysis import style
 from analysis.cli import command_line, print_section, refresh_option, results_option
 from analysis.results import Results
-from analysis.runs import NOT_COMPARED, Run, Sweep
+from analysis.runs import NOT_COMPARED, Run, Sweep, check_comparable
 from analysis.sections import Note, Picture, Section, Table
 from segmentation.errors import UserError
 
@@ -64,13 +65,14 @@ class Gain:
 
     def statement(self, objective: str) -> str:
         """The result in one sentence, with the name of the objective."""
-        interval = f"({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
+        what = style.objective_label(objective)
+        interval = f"({what}; {CONFIDENCE:.0%} interval, {self.pairs} seeds)"
         if abs(self.mean) <= self.margin:
             return (
                 f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
-                f"{self.margin:.4f} of {objective} {interval}."
+                f"{self.margin:.4f} {interval}."
             )
-        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {objective} {interval}"
+        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} {interval}"
         winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
         return f"The {winner} beat the {loser} {size}."
 
@@ -94,11 +96,16 @@ def compare(best: Array, baseline: Array) -> Gain:
 
 
 def make(results: Results, sweep: Sweep) -> Section:
-    """The sentence, the figure and the table. Raises UserError without two pairs of runs."""
+    """The sentence, the figure and the table.
+
+    Raises:
+        UserError: There are fewer than two pairs of runs, or the sweep has another data set, split
+            or loss.
+    """
     objective = results.sweep.objective
     pairs, notes = find_pairs(results, sweep)
     seeds = np.array([seed for seed, *_ in pairs])
-    best, baseline = np.array([[run.value(objective) for run in both] for _, *both in pairs]).T
+    best, baseline = _objectives(pairs, objective)
     gain = compare(best, baseline)
     statements = [gain.statement(objective)]
     searched_seed = results.best.hyperparameters.get("seed")
@@ -109,7 +116,8 @@ def make(results: Results, sweep: Sweep) -> Section:
             f"The search chose its best run by seed {searched_seed}, so this seed favours it. "
             f"Without it: {without[0].lower()}{without[1:]}"
         )
-    caption = f"{objective} of the best configuration and of the baseline, by seed"
+    name = style.objective_label(objective).capitalize()
+    caption = f"{name} of the best configuration and of the baseline, by seed"
     table = _table(results.folder / "confirm", caption, seeds, best, baseline, gain)
     _write_json(results.folder, sweep, statements[0], gain, pairs)
     picture = Picture(
@@ -125,15 +133,23 @@ def make(results: Results, sweep: Sweep) -> Section:
     )
 
 
+def measure(results: Results, sweep: Sweep) -> Gain:
+    """The gain over the pairs of runs of a sweep. Raises UserError like `make`."""
+    pairs, _ = find_pairs(results, sweep)
+    return compare(*_objectives(pairs, results.sweep.objective))
+
+
 def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
     """The pairs of finished runs with equal seed and epochs, by seed; notes about other runs.
 
     Raises:
-        UserError: The best configuration is the baseline's, or there are fewer than two pairs.
+        UserError: The best configuration is the baseline's, there are fewer than two pairs, or the
+            sweep has another data set, split or loss than the best run.
     """
     chosen, objective = results.best, results.sweep.objective
     if chosen.is_baseline:
         raise UserError("the best configuration is the baseline's: there is nothing to confirm")
+    check_comparable(sweep, results.sweep, chosen)
     groups = {
         "best": [run for run in sweep.runs if repeats(run, chosen)],
         "baseline": [run for run in (*sweep.runs, *sweep.others) if run.is_baseline],
@@ -170,6 +186,14 @@ def repeats(run: Run, chosen: Run) -> bool:
     """
     names = (set(run.hyperparameters) | set(chosen.hyperparameters)) - set(NOT_CONFIRMED)
     return all(_equal(_value(run, name), _value(chosen, name)) for name in names)
+
+
+def _objectives(pairs: Sequence[Pair], objective: str) -> tuple[Array, Array]:
+    """The objectives of the best configuration and of the baseline, both (n,)."""
+    best, baseline = zip(
+        *((best.value(objective), base.value(objective)) for _, best, base in pairs), strict=True
+    )
+    return np.array(best), np.array(baseline)
 
 
 def _value(run: Run, name: str) -> Any:

@@ -12,7 +12,13 @@ from analysis.sections import Note, Picture, Section
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def render(title: str, lead: str, key: Mapping[str, str], sections: Sequence[Section]) -> str:
+def render(
+    title: str,
+    lead: str,
+    key: Mapping[str, str],
+    sections: Sequence[Section],
+    verdict_kind: str | None = None,
+) -> str:
     """The page as HTML text. Of the tables, those with a Markdown format are shown.
 
     Args:
