@@ -13,9 +13,9 @@ from analysis.sections import fixed
 OPENINGS = {
     "won": "The search beat the baseline",
     "lost": "The search did not beat the baseline",
-    "tie": "The search and the baseline do not differ by more than chance",
+    "noise": "The search and the baseline do not differ by more than chance",
 }
-ANSWERS = {"won": "Yes", "lost": "No", "tie": "Not beyond chance", "unknown": "Unknown"}
+ANSWERS = {"won": "Yes", "lost": "No", "noise": "Not beyond chance", "unknown": "Unknown"}
 """Kind of a verdict -> the answer to: did the search beat the baseline?"""
 
 CONFIRM = (
@@ -99,7 +99,7 @@ def _compare(choice: Choice, sweep: Sweep, gain: Gain | None) -> tuple[str, str,
     elif choice.lead and choice.lead.spread is not None:
         noise = choice.lead.spread
     difference = baseline - best
-    kind = "tie" if abs(difference) <= noise else "won" if difference > 0 else "lost"
+    kind = "noise" if abs(difference) <= noise else "won" if difference > 0 else "lost"
     sentence = f"{OPENINGS[kind]}: {best:.4f} against {baseline:.4f}{average} {unit}."
     return kind, sentence, _luck(choice, abs(difference), gain)
 

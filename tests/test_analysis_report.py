@@ -327,9 +327,11 @@ def test_the_page_of_a_search_by_error_names_the_error(tmp_path, tiny_set):
     _, page = make_report(found.folder, tiny_set)
     shown = re.findall(r"<div><b>(.*?)</b><span>(.*?)</span></div>", page)
     numbers = {label: value for value, label in shown}
-    assert numbers["lowest validation error, best run"] == "0.5000"
+    assert numbers["lowest validation error, best run of the search"] == "0.5000"
     assert numbers["lowest validation error, baseline"] == "0.6000"
-    assert "best_val_error is 1 - mean IoU" in page and "validation loss" not in page
+    assert numbers["Did the search beat the baseline?"] == "Yes"
+    assert numbers["epochs, all runs together"] == "2"
+    assert "The validation error is 1 - mean IoU" in page and "validation loss" not in page
 
 
 @pytest.mark.skipif(
