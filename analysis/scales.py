@@ -1,11 +1,14 @@
 """Axes for values of a hyperparameter or of the objective: positions 0..1, and labels."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from analysis.sections import value_text
@@ -90,11 +93,34 @@ class Scale:
                 (float(place), f"{value:g}")
                 for place, value in zip(places, self.labelled, strict=True)
             ]
-        raw = np.linspace(self.low, self.high, 5)
-        values = 10**raw if self.log else raw
-        labels = [f"{value:.0f}" if self.whole else f"{value:.3g}" for value in values]
-        labels[-1] = ("≥ " if self.clipped else "") + labels[-1]
-        return list(zip(np.linspace(0, 1, 5).tolist(), labels, strict=True))
+        low, high = (10**end if self.log else end for end in (self.low, self.high))
+        values = round_ticks(low, high, self.log, self.whole)
+        raw = np.log10(values) if self.log else np.array(values)
+        places = ((raw - self.low) / (self.high - self.low)).tolist()
+        ticks = [(place, f"{value:g}") for place, value in zip(places, values, strict=True)]
+        return [*ticks[:-1], (1.0, f"≥ {high:.3g}")] if self.clipped else ticks
+
+
+def round_ticks(low: float, high: float, log: bool, whole: bool = False) -> list[float]:
+    """Round numbers between `low` and `high`, which readers can name: at least one.
+
+    Args:
+        low: Lower end of the axis.
+        high: Its upper end.
+        log: Whether the axis is logarithmic.
+        whole: Whether only whole numbers make sense.
+    """
+    if log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for steps in ((1,), (1, 3), (1, 2, 5)):
+            values = [step * 10.0**decade for decade in decades for step in steps]
+            inside = [value for value in values if low * 0.999 <= value <= high * 1.001]
+            if len(inside) >= 3:
+                return inside
+        return inside or [low]
+    values = MaxNLocator(5, integer=whole, min_n_ticks=2).tick_values(low, high).tolist()
+    slack = 1e-6 * (high - low)
+    return [value for value in values if low - slack <= value <= high + slack] or [low]
 
 
 def axis_top(values: NDArray[np.float64]) -> float:
@@ -103,14 +129,31 @@ def axis_top(values: NDArray[np.float64]) -> float:
     return float(values[values <= values.min() + OUTLIER_FACTOR * distance].max())
 
 
-def clip_axis(axes: Axes, values: NDArray[np.float64]) -> None:
-    """Ends the y axis at `axis_top(values)`, and says above it how many values are not shown."""
+def value_axis(axes: Axes, values: NDArray[np.float64]) -> float:
+    """Makes the y axis fit for values of which few are very bad.
+
+    Positive values that differ by a factor of LOG_RATIO get a logarithmic axis. Otherwise the axis
+    ends at `axis_top(values)`, and a line above it says how many values are not shown.
+
+    Returns the end of the axis if it does not show all values, else infinity.
+    """
     finite = values[np.isfinite(values)]
     low, top, high = float(finite.min()), axis_top(finite), float(finite.max())
+    if low > 0 and high / low >= LOG_RATIO:
+        axes.set_yscale("log")
+        set_ticks(axes.yaxis, round_ticks(low, high, log=True))
+        return math.inf
     if not high > top > low:
-        return
+        return math.inf
     margin = 0.06 * (top - low)
     axes.set_ylim(low - margin, top + margin)
     hidden = int((finite > top + margin).sum())
     text = f"{hidden} {'value' if hidden == 1 else 'values'} above the axis, up to {high:.3g}"
     axes.set_title(text, fontsize=8, color="#555555")
+    return top + margin
+
+
+def set_ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Labels these values of an axis, and no others."""
+    axis.set_ticks(values, [f"{value:g}" for value in values])
+    axis.set_minor_locator(NullLocator())

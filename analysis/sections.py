@@ -36,6 +36,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     formats: Sequence[str] = ("csv", "md")
+    folded: bool = False
 
     def write(self) -> list[Path]:
         """Writes the table in each format: the same bytes for the same cells. Returns the files."""

@@ -7,13 +7,15 @@ Colours that do not mean a class are Okabe and Ito's palette (https://jfly.uni-k
 well, for prints in grey.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -137,3 +139,25 @@ def class_legend(ignored: bool = False) -> list[Patch]:
         for name, color in CLASS_COLORS.items()
     ]
     return [*patches, Patch(facecolor="black", label="not annotated")] if ignored else patches
+
+
+GOOD_TO_BAD = ListedColormap(
+    mpl.colormaps["cividis"](np.linspace(0, 0.85, 256)), name="good_to_bad"
+)
+"""Colours of an objective: 0 is the best value and dark. Its light end is visible on white."""
+
+
+def line_of(role: str) -> dict[str, Any]:
+    """Colour and line style of a role."""
+    return {name: ROLES[role][name] for name in ("color", "linestyle")}
+
+
+def role_handles(roles: Mapping[str, Any], lines: Collection[str]) -> list[Line2D]:
+    """Legend handles of the roles of a search: marks, and lines for the roles in `lines`."""
+    return [
+        Line2D([], [], label="best run" if role == "best" else role, **line_of(role))
+        if role in lines
+        else Line2D([], [], label="best run", **ROLES[role] | {"linestyle": ""})
+        for role in roles
+        if role in lines or role == "best"
+    ]
