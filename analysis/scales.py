@@ -63,10 +63,17 @@ class Scale:
         return scale
 
     @classmethod
-    def of_objective(cls, values: Sequence[float]) -> "Scale":
-        """The axis of the objective: linear, and very bad values are moved to its upper end."""
+    def of_objective(
+        cls, values: Sequence[float], usual: NDArray[np.float64] | None = None
+    ) -> "Scale":
+        """The axis of the objective: linear, and very bad values are moved to its upper end.
+
+        Args:
+            values: The objectives.
+            usual: Those that set the end of the axis. Default: all.
+        """
         raw = np.array(values, float)
-        return cls._between(raw, axis_top(raw))
+        return cls._between(raw, axis_top(raw if usual is None else usual))
 
     @classmethod
     def _between(
@@ -98,7 +105,9 @@ class Scale:
         raw = np.log10(values) if self.log else np.array(values)
         places = ((raw - self.low) / (self.high - self.low)).tolist()
         ticks = [(place, f"{value:g}") for place, value in zip(places, values, strict=True)]
-        return [*ticks[:-1], (1.0, f"≥ {high:.3g}")] if self.clipped else ticks
+        if not self.clipped:
+            return ticks
+        return [*(tick for tick in ticks if tick[0] < 1 - MIN_GAP), (1.0, f"≥ {high:.3g}")]
 
 
 def round_ticks(low: float, high: float, log: bool, whole: bool = False) -> list[float]:
@@ -115,10 +124,14 @@ def round_ticks(low: float, high: float, log: bool, whole: bool = False) -> list
         for steps in ((1,), (1, 3), (1, 2, 5)):
             values = [step * 10.0**decade for decade in decades for step in steps]
             inside = [value for value in values if low * 0.999 <= value <= high * 1.001]
-            if len(inside) >= 3:
+            if len(inside) >= 2:
                 return inside
         return inside or [low]
-    values = MaxNLocator(5, integer=whole, min_n_ticks=2).tick_values(low, high).tolist()
+    values = (
+        MaxNLocator(5, integer=whole, steps=[1, 2, 5, 10], min_n_ticks=2)
+        .tick_values(low, high)
+        .tolist()
+    )
     slack = 1e-6 * (high - low)
     return [value for value in values if low - slack <= value <= high + slack] or [low]
 
@@ -129,17 +142,26 @@ def axis_top(values: NDArray[np.float64]) -> float:
     return float(values[values <= values.min() + OUTLIER_FACTOR * distance].max())
 
 
-def value_axis(axes: Axes, values: NDArray[np.float64]) -> float:
-    """Makes the y axis fit for values of which few are very bad.
+def value_axis(
+    axes: Axes, values: NDArray[np.float64], usual: NDArray[np.float64] | None = None
+) -> float:
+    """Makes the y axis fit for values of which some are very bad.
 
     Positive values that differ by a factor of LOG_RATIO get a logarithmic axis. Otherwise the axis
-    ends at `axis_top(values)`, and a line above it says how many values are not shown.
+    ends at `axis_top`, and a line above it says how many values are not shown.
 
-    Returns the end of the axis if it does not show all values, else infinity.
+    Args:
+        axes: The axes.
+        values: All values that are drawn.
+        usual: Those that set the end of the axis. Default: all.
+
+    Returns:
+        The end of the axis if it does not show all values, else infinity.
     """
     finite = values[np.isfinite(values)]
-    low, top, high = float(finite.min()), axis_top(finite), float(finite.max())
-    if low > 0 and high / low >= LOG_RATIO:
+    ends = finite if usual is None else usual
+    low, top, high = float(finite.min()), axis_top(ends), float(finite.max())
+    if low > 0 and ends.max() / low >= LOG_RATIO:
         axes.set_yscale("log")
         set_ticks(axes.yaxis, round_ticks(low, high, log=True))
         return math.inf

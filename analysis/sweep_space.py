@@ -41,6 +41,12 @@ def _compared(sweep: Sweep, figure: str) -> tuple[list[Run], list[str]]:
     return runs, sweep.varied()
 
 
+def _usual(sweep: Sweep, runs: Sequence[Run]) -> NDArray[np.float64]:
+    """The objectives that set the ends of axes: not those of runs that diverged, if others ran."""
+    values = [sweep.value(run) for run in runs if run.outcome in ("finished", "stopped")]
+    return np.array(values or [sweep.value(run) for run in runs])
+
+
 def parameters(results: Results) -> tuple[Picture]:
     """The objective of each run against each hyperparameter that varies, one axes each."""
     runs, names = _compared(results.sweep, "figure of the objective by hyperparameter")
@@ -51,13 +57,16 @@ def parameters(results: Results) -> tuple[Picture]:
         axes.set_visible(False)
     values = [results.sweep.value(run) for run in runs]
     baseline = results.choice.baseline
+    chosen = results.choice.best.id if results.choice.best else None
+    reference = [baseline.objective] if baseline else []
+    usual = np.append(_usual(results.sweep, runs), reference)
+    top = value_axis(grid[0, 0], np.array(values + reference), usual)
     for axes, name in zip(grid.flat, names, strict=False):
         if baseline:
             axes.axhline(baseline.objective, zorder=0, **style.line_of("baseline"))
-        _scatter(axes, name, runs, values, results.choice.best and results.choice.best.id)
+        _scatter(axes, name, runs, np.minimum(values, top), chosen)
     for axes in grid[:, 0]:
         axes.set_ylabel(style.objective_label(results.sweep.objective))
-    value_axis(grid[0, 0], np.array(values))
     outcomes = {run.outcome for run in runs}
     labels = {outcome: outcome for outcome in results.sweep.outcome_counts() if outcome in outcomes}
     legend = style.outcome_legend(labels)
@@ -70,12 +79,12 @@ def parameters(results: Results) -> tuple[Picture]:
         "The objective of each run against each hyperparameter that differs between the runs. The "
         f"area of a mark grows with the epochs of its run, up to {longest}. Runs with the same "
         "word are spread sideways."
-    )
+    ) + (" Values above the axis are drawn at its upper end." if math.isfinite(top) else "")
     return (Picture(style.save(figure, results.folder / "sweep_parameters.png"), caption),)
 
 
 def _scatter(
-    axes: Axes, name: str, runs: Sequence[Run], objectives: Sequence[float], best: str | None
+    axes: Axes, name: str, runs: Sequence[Run], objectives: NDArray[np.float64], best: str | None
 ) -> None:
     """The objective of each run against one hyperparameter. `best` is the id of the best run."""
     values = [run.hyperparameters.get(name) for run in runs]
@@ -88,7 +97,12 @@ def _scatter(
         look = style.ROLES["best"] if run.id == best else style.OUTCOMES[run.outcome]
         mark: dict[str, Any] = {key: look[key] for key in ("color", "marker")}
         size = 4 + 5 * math.sqrt(len(run.history) / longest)
-        shape: dict[str, Any] = {"linestyle": "", "markeredgecolor": "white", "alpha": 0.85}
+        shape: dict[str, Any] = {
+            "linestyle": "",
+            "markeredgecolor": "white",
+            "alpha": 0.85,
+            "clip_on": False,
+        }
         axes.plot(x, objective, markersize=size, zorder=3 + (run.id == best), **mark, **shape)
     if scale.texts:
         axes.set_xticks(range(len(scale.texts)), scale.texts)
@@ -110,7 +124,7 @@ def rate_and_batch(results: Results) -> tuple[Picture]:
         raise UserError(f"learning rate and batch size were not both searched: no {what}")
     values = np.array([results.sweep.value(run) for run in runs])
     figure, ((axes,),) = style.figure(height=3.9)
-    norm = _norm(values)
+    norm = _norm(_usual(results.sweep, runs))
     for i in np.argsort(-values):  # good runs are drawn over bad ones
         run = runs[i]
         place = [[run.hyperparameters[name]] for name in names]
@@ -129,8 +143,9 @@ def rate_and_batch(results: Results) -> tuple[Picture]:
         searched = [run.hyperparameters[name] for run in runs]
         wide = max(searched) / min(searched) >= LOG_RATIO
         set_ticks(axis, round_ticks(min(searched), max(searched), wide, name == "batch_size"))
+    grey: dict[str, Any] = {"linestyle": "", "color": style.GREY, "markersize": 11}
     handles = [
-        Line2D([], [], linestyle="", color=style.GREY, marker=look["marker"], label=outcome)
+        Line2D([], [], label=outcome, marker=look["marker"], **grey)
         for outcome, look in style.OUTCOMES.items()
         if outcome in {run.outcome for run in runs}
     ]
@@ -161,7 +176,7 @@ def _colorbar(axes: Axes, norm: Normalize, objective: str, values: NDArray[np.fl
     bar = figure.colorbar(mappable, ax=axes, extend=extend)  # type: ignore[union-attr]  # see above
     bar.set_label(style.objective_label(objective))
     if isinstance(norm, LogNorm):
-        set_ticks(bar.ax.yaxis, round_ticks(float(np.min(values)), float(np.max(values)), log=True))
+        set_ticks(bar.ax.yaxis, round_ticks(float(norm.vmin or 1), float(norm.vmax or 1), log=True))
 
 
 def parallel(results: Results) -> tuple[Picture]:
@@ -174,7 +189,7 @@ def parallel(results: Results) -> tuple[Picture]:
         )
     scales = {name: Scale.of([run.hyperparameters.get(name) for run in runs]) for name in names}
     values = [results.sweep.value(run) for run in runs]
-    objective = Scale.of_objective(values)
+    objective = Scale.of_objective(values, _usual(results.sweep, runs))
     scales[style.objective_label(results.sweep.objective)] = objective
     places = np.column_stack([scale.places for scale in scales.values()])
     best = next(iter(results.sweep.ranked()), None)
