@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from analysis.cli import command_line, print_section, refresh_option, results_op
 from analysis.results import Results
 from analysis.runs import NOT_COMPARED, Run, Sweep, check_comparable
 from analysis.sections import Note, Picture, Section, Table
+from analysis.verdict import CONFIDENCE, Array, Gain, compare
 from segmentation.errors import UserError
 
-CONFIDENCE = 0.95
 TOLERANCE = 0.005  # relative: a learning rate copied with three digits counts as the same
 NOT_CONFIRMED = (*NOT_COMPARED, "epochs", "precision")
 """Hyperparameters that may differ: a confirmation may train longer, or on another device."""
 
-Array = NDArray[np.float64]
 Pair = tuple[int, Run, Run]
 """Seed, run of the best configuration, run of the baseline."""
 
@@ -46,53 +45,6 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
     """
     results = Results.open(folder)
     print_section(make(results, results.load_other(sweep, refresh, click.echo)))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Baseline minus best over pairs of runs that share a seed.
-
-    `margin` is half the width of the interval.
-    """
-
-    pairs: int
-    best_mean: float
-    best_std: float
-    baseline_mean: float
-    baseline_std: float
-    mean: float
-    margin: float
-
-    def statement(self, objective: str) -> str:
-        """The result in one sentence, with the name of the objective."""
-        what = style.objective_label(objective)
-        interval = f"({what}; {CONFIDENCE:.0%} interval, {self.pairs} seeds)"
-        if abs(self.mean) <= self.margin:
-            return (
-                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
-                f"{self.margin:.4f} {interval}."
-            )
-        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} {interval}"
-        winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
-        return f"The {winner} beat the {loser} {size}."
-
-
-def compare(best: Array, baseline: Array) -> Gain:
-    """Mean gain and Student's t interval of two paired (n,) arrays of objectives, n >= 2."""
-    from scipy.stats import t
-
-    gains = baseline - best
-    quantile = t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1)
-    margin = float(quantile * gains.std(ddof=1) / math.sqrt(len(gains)))
-    return Gain(
-        pairs=len(gains),
-        best_mean=float(best.mean()),
-        best_std=float(best.std(ddof=1)),
-        baseline_mean=float(baseline.mean()),
-        baseline_std=float(baseline.std(ddof=1)),
-        mean=float(gains.mean()),
-        margin=margin,
-    )
 
 
 def make(results: Results, sweep: Sweep) -> Section:

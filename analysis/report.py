@@ -3,6 +3,7 @@
 python -m analysis.report entity/project/sweep_id --out results/demo --data data/demo
 """
 
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,11 +31,10 @@ from analysis.cli import (
     refresh_option,
     results_option,
 )
-from analysis.confirm import Gain
 from analysis.results import Results, load_sweep
 from analysis.runs import Sweep, check_comparable
 from analysis.sections import Note, Picture, Section, Table, value_text
-from analysis.verdict import Verdict
+from analysis.verdict import Gain, Verdict
 from segmentation.errors import UserError
 
 TITLE = "The verdict"
@@ -185,7 +185,11 @@ def _test_scores(sections: Sequence[Section]) -> dict[str, float]:
     for table in tables:
         if table.file.name == "scores":
             rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-            return {str(r["run"]): float(r["mean IoU"]) for r in rows if r["split"] == "test"}
+            return {
+                str(row["run"]): float(row["mean IoU"] or math.nan)
+                for row in rows
+                if row["split"] == "test"
+            }
     return {}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -229,7 +230,7 @@ def _cost(results: Results) -> tuple[Picture]:
         for outcome, group in groups.items()
         if group
     }
-    handles = [
+    handles: list[Artist] = [
         Patch(color=style.OUTCOMES[outcome]["color"], label=text)
         for outcome, text in labels.items()
     ]

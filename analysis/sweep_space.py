@@ -87,7 +87,7 @@ def _scatter(
     axes: Axes, name: str, runs: Sequence[Run], objectives: NDArray[np.float64], best: str | None
 ) -> None:
     """The objective of each run against one hyperparameter. `best` is the id of the best run."""
-    values = [run.hyperparameters.get(name) for run in runs]
+    values: list[Any] = [run.hyperparameters.get(name) for run in runs]
     scale = Scale.of(values)
     longest = max(1, *(len(run.history) for run in runs))
     for i, (run, value, objective) in enumerate(zip(runs, values, objectives, strict=True)):
@@ -173,7 +173,7 @@ def _colorbar(axes: Axes, norm: Normalize, objective: str, values: NDArray[np.fl
     extend = "max" if np.max(values) > float(norm.vmax or 0) else "neither"
     figure = axes.get_figure()
     assert figure
-    bar = figure.colorbar(mappable, ax=axes, extend=extend)  # type: ignore[union-attr]  # see above
+    bar = figure.colorbar(mappable, ax=axes, extend=extend)
     bar.set_label(style.objective_label(objective))
     if isinstance(norm, LogNorm):
         set_ticks(bar.ax.yaxis, round_ticks(float(norm.vmin or 1), float(norm.vmax or 1), log=True))

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis import style
-from analysis.confirm import CONFIDENCE, Gain
 from analysis.results import Choice
 from analysis.runs import Sweep, as_number
 from analysis.sections import fixed
@@ -22,6 +24,58 @@ CONFIRM = (
     "To find out, put the best configuration into sweeps/confirm.yaml and start that sweep. Then: "
     "python -m analysis.confirm SWEEP --out FOLDER"
 )
+
+CONFIDENCE = 0.95
+"""Confidence level of the interval of a gain."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Baseline minus best over pairs of runs that share a seed.
+
+    `margin` is half the width of the interval.
+    """
+
+    pairs: int
+    best_mean: float
+    best_std: float
+    baseline_mean: float
+    baseline_std: float
+    mean: float
+    margin: float
+
+    def statement(self, objective: str) -> str:
+        """The result in one sentence, with the name of the objective."""
+        what = style.objective_label(objective)
+        interval = f"({what}; {CONFIDENCE:.0%} interval, {self.pairs} seeds)"
+        if abs(self.mean) <= self.margin:
+            return (
+                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
+                f"{self.margin:.4f} {interval}."
+            )
+        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} {interval}"
+        winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
+        return f"The {winner} beat the {loser} {size}."
+
+
+def compare(best: Array, baseline: Array) -> Gain:
+    """Mean gain and Student's t interval of two paired (n,) arrays of objectives, n >= 2."""
+    from scipy.stats import t
+
+    gains = baseline - best
+    quantile = t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1)
+    margin = float(quantile * gains.std(ddof=1) / math.sqrt(len(gains)))
+    return Gain(
+        pairs=len(gains),
+        best_mean=float(best.mean()),
+        best_std=float(best.std(ddof=1)),
+        baseline_mean=float(baseline.mean()),
+        baseline_std=float(baseline.std(ddof=1)),
+        mean=float(gains.mean()),
+        margin=margin,
+    )
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def test_the_hyperparameter_that_decides_has_the_largest_importance(searched, mo
     ("low", "high", "log", "whole", "ticks"),
     [
         (0.0005, 0.017, True, False, [0.001, 0.01]),
-        (0.0012, 0.009, True, False, [0.003]),
+        (0.0012, 0.009, True, False, [0.002, 0.005]),
         (0.09, 1.33, True, False, [0.1, 1.0]),
         (12, 32, False, True, [15, 20, 25, 30]),
         (1, 2, False, True, [1, 2]),

@@ -4,7 +4,7 @@ import pytest
 from analysis_helpers import BY_ERROR, run, sweep
 
 from analysis import best_run, verdict
-from analysis.confirm import Gain
+from analysis.verdict import Gain
 from segmentation.config import BASELINE
 
 UNIT = "(lowest validation loss; lower is better)"
