@@ -19,6 +19,7 @@ from analysis import (
     panel,
     precision_recall,
     predict,
+    selection,
     style,
     sweep,
     trained,
@@ -95,7 +96,8 @@ def main(
     confirming = None
     if confirmation:
         confirming = results.load_other(confirmation, refresh, click.echo)
-        check_comparable(confirming, results.sweep, results.best)
+        if results.choice.best:
+            check_comparable(confirming, results.sweep, results.best)
 
     sections = [
         _attempt(title, make) for title, make in _parts(results, images, others, confirming)
@@ -140,6 +142,9 @@ def _parts(
         ("Precision and recall", lambda: precision_recall.make(results)),
         *((panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH),
     ]
+    tested = selection.evaluated(results)
+    if len(tested) >= selection.MIN_RUNS:
+        parts.append((selection.TITLE, partial(selection.make, results, tested)))
     if confirming:
         parts.insert(0, ("Is the gain real?", partial(confirm.make, results, confirming)))
     if images:
