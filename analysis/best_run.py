@@ -200,7 +200,8 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
 
 
 def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead | None) -> list[str]:
-    found = [lead.statement] if lead and lead.doubtful else []
+    measured = lead is not None and lead.spread is not None  # else the verdict says so
+    found = [lead.statement] if lead and measured and lead.doubtful else []
     if best and not baseline:
         found += _missing_baseline(sweep, best)
     for run in {run.id: run for run in (best, baseline) if run}.values():

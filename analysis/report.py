@@ -218,7 +218,8 @@ def _overview(results: Results, judged: Verdict, on_test: Mapping[str, float]) -
     ]
     rows.sort(key=lambda row: not row[-1])  # stable: searched ones first
     header = ("hyperparameter", "best", "baseline", "")
-    table = Table(results.folder / "configuration", "Configurations", header, rows)
+    file, folded = results.folder / "configuration", len(rows) > sweep.LONG_TABLE
+    table = Table(file, "Configurations", header, rows, folded=folded)
     command = command_line("best_run", best_run.main, results, sweep=results.sweep.path)
     return Section(TITLE, command, notes, tables=[table])
 

@@ -110,7 +110,9 @@ class Scale:
         return [*(tick for tick in ticks if tick[0] < 1 - MIN_GAP), (1.0, f"≥ {high:.3g}")]
 
 
-def round_ticks(low: float, high: float, log: bool, whole: bool = False) -> list[float]:
+def round_ticks(
+    low: float, high: float, log: bool, whole: bool = False, least: int = 2
+) -> list[float]:
     """Round numbers between `low` and `high`, which readers can name: at least one.
 
     Args:
@@ -118,13 +120,14 @@ def round_ticks(low: float, high: float, log: bool, whole: bool = False) -> list
         high: Its upper end.
         log: Whether the axis is logarithmic.
         whole: Whether only whole numbers make sense.
+        least: On a logarithmic axis, the number of ticks from which powers of ten are enough.
     """
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for steps in ((1,), (1, 3), (1, 2, 5)):
             values = [step * 10.0**decade for decade in decades for step in steps]
             inside = [value for value in values if low * 0.999 <= value <= high * 1.001]
-            if len(inside) >= 2:
+            if len(inside) >= least:
                 return inside
         return inside or [low]
     values = (
@@ -163,7 +166,7 @@ def value_axis(
     low, top, high = float(finite.min()), axis_top(ends), float(finite.max())
     if low > 0 and ends.max() / low >= LOG_RATIO:
         axes.set_yscale("log")
-        set_ticks(axes.yaxis, round_ticks(low, high, log=True))
+        set_ticks(axes.yaxis, round_ticks(low, high, log=True, least=3))
         return math.inf
     if not high > top > low:
         return math.inf

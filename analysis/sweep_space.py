@@ -176,7 +176,10 @@ def _colorbar(axes: Axes, norm: Normalize, objective: str, values: NDArray[np.fl
     bar = figure.colorbar(mappable, ax=axes, extend=extend)
     bar.set_label(style.objective_label(objective))
     if isinstance(norm, LogNorm):
-        set_ticks(bar.ax.yaxis, round_ticks(float(norm.vmin or 1), float(norm.vmax or 1), log=True))
+        set_ticks(
+            bar.ax.yaxis,
+            round_ticks(float(norm.vmin or 1), float(norm.vmax or 1), log=True, least=3),
+        )
 
 
 def parallel(results: Results) -> tuple[Picture]:
