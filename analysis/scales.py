@@ -101,10 +101,10 @@ class Scale:
                 for place, value in zip(places, self.labelled, strict=True)
             ]
         low, high = (10**end if self.log else end for end in (self.low, self.high))
-        values = round_ticks(low, high, self.log, self.whole)
-        raw = np.log10(values) if self.log else np.array(values)
+        round_values = round_ticks(low, high, self.log, self.whole)
+        raw = np.log10(round_values) if self.log else np.array(round_values)
         places = ((raw - self.low) / (self.high - self.low)).tolist()
-        ticks = [(place, f"{value:g}") for place, value in zip(places, values, strict=True)]
+        ticks = [(place, f"{value:g}") for place, value in zip(places, round_values, strict=True)]
         if not self.clipped:
             return ticks
         return [*(tick for tick in ticks if tick[0] < 1 - MIN_GAP), (1.0, f"≥ {high:.3g}")]

@@ -117,7 +117,7 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
         "curves_loss",
         "precision_recall",
         "sweep_progress",
-        "sweep_parallel",
+        "sweep_cost",
     ):
         assert (folder / f"{name}.png").is_file()
     shown = {
