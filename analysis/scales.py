@@ -130,11 +130,8 @@ def round_ticks(
             if len(inside) >= least:
                 return inside
         return inside or [low]
-    values = (
-        MaxNLocator(5, integer=whole, steps=[1, 2, 5, 10], min_n_ticks=2)
-        .tick_values(low, high)
-        .tolist()
-    )
+    locator = MaxNLocator(5, integer=whole, steps=[1, 2, 5, 10], min_n_ticks=2)
+    values = [float(value) for value in locator.tick_values(low, high)]
     slack = 1e-6 * (high - low)
     return [value for value in values if low - slack <= value <= high + slack] or [low]
 
