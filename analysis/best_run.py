@@ -6,16 +6,18 @@ python -m analysis.best_run entity/project/sweep_id --out results/demo
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from analysis import style, verdict
 from analysis.cli import refresh_option, results_option
 from analysis.results import CHOICE_FILE, Choice, ChosenRun, Lead, WandbBest, load_sweep, save
-from analysis.runs import NOT_COMPARED, Run, Sweep
+from analysis.runs import LOSS_NAMES, NOT_COMPARED, Run, Sweep
 from analysis.sections import Note, fixed, value_text
-from segmentation.config import BASELINE, BEST_BY, OBJECTIVES
+from segmentation.config import BASELINE, BEST_BY, OBJECTIVES, Config
 from segmentation.errors import UserError
 
 
@@ -35,8 +37,10 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
     """
     found = load_sweep(sweep, folder, refresh, click.echo)
     choice = write(found, folder)
-    for line in (choice.statement, *notes(choice), wandb_note(choice)):
-        click.echo(line)
+    judged = verdict.judge(choice, found)
+    for line in (judged.sentence, judged.luck, judged.cost, *notes(choice), wandb_note(choice)):
+        if line:
+            click.echo(line)
     click.echo(folder / CHOICE_FILE)
     if not choice.best:
         raise UserError(choice.statement)
@@ -78,8 +82,11 @@ def find_baseline(sweep: Sweep, best: Run) -> Run | None:
 
     Similarity is the number of equal hyperparameters, those of BASELINE excepted. Ties are broken
     by: in the sweep itself, the same seed, the lower run id. The objective does not count, because
-    choosing the luckiest baseline would bias the comparison.
+    choosing the luckiest baseline would bias the comparison. A best run that is a baseline itself
+    is compared with no other one.
     """
+    if best.is_baseline:
+        return best
 
     def difference(run: Run) -> tuple[int, bool, bool, str]:
         mine, theirs = run.hyperparameters, best.hyperparameters
@@ -158,22 +165,12 @@ def compare_with_wandb(sweep: Sweep, best: Run | None) -> WandbBest:
 
 
 def notes(choice: Choice) -> list[Note]:
-    """What a reader should know about the choice, besides its statement."""
-    found = []
+    """What a reader should know about the choice, besides the verdict."""
+    found = [Note(choice.statement)] if choice.best else []
     if choice.objective == "best_val_error":
-        found.append(Note("best_val_error is 1 - mean IoU over the five real classes"))
-    if choice.gain is not None:
-        assert choice.baseline
-        found.append(
-            Note(
-                f"Baseline: {choice.baseline}, {choice.objective} {choice.baseline.objective:.4f}; "
-                f"gain {choice.gain:+.4f}"
-            )
-        )
-    elif choice.baseline:
-        found.append(
-            Note("The best run has the baseline's values: the search found nothing better")
-        )
+        found.append(Note("The validation error is 1 - mean IoU over the five real classes"))
+    if choice.baseline and choice.gain is not None:
+        found.append(Note(f"The baseline is {choice.baseline}"))
     if choice.lead and not choice.lead.doubtful:
         found.append(Note(f"Noise: {choice.lead.statement}"))
     return found + [Note(warning, warning=True) for warning in choice.warnings]
@@ -195,15 +192,16 @@ def _statement(sweep: Sweep, best: Run | None) -> str:
     epoch = best.lowest_epoch(OBJECTIVES[sweep.objective])
     config = ", ".join(f"{n} {value_text(values[n])}" for n in sweep.varied() if n in values)
     return (
-        f"Of {len(sweep.runs)} runs ({counts}) the best is {best}: {sweep.objective} "
-        f"{sweep.value(best):.4f}"
+        f"The best run of the search is {best}, of {len(sweep.runs)} runs ({counts}): "
+        f"{style.objective_label(sweep.objective)} {sweep.value(best):.4f}"
         + (f" at epoch {epoch}" if epoch else "")
         + (f", with {config}" if config else "")
     )
 
 
 def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead | None) -> list[str]:
-    found = [lead.statement] if lead and lead.doubtful else []
+    measured = lead is not None and lead.spread is not None  # else the verdict says so
+    found = [lead.statement] if lead and measured and lead.doubtful else []
     if best and not baseline:
         found += _missing_baseline(sweep, best)
     for run in {run.id: run for run in (best, baseline) if run}.values():
@@ -222,8 +220,12 @@ def _missing_baseline(sweep: Sweep, best: Run) -> Iterator[str]:
         alike = run.is_baseline and run.outcome == "finished"
         if alike and run.same_task(best, sweep.objective):
             yield f"the baseline {run} is not compared: it logs no finite {sweep.objective}"
-    values = " ".join(f"--{name} {value}" for name, value in BASELINE.items())
-    same = "data and loss" if sweep.objective == "best_val_loss" else "data"
+    names = LOSS_NAMES if sweep.objective == "best_val_loss" else ()
+    loss = {name: best.hyperparameters.get(name) for name in names}
+    defaults = asdict(Config())
+    other = {name: value for name, value in loss.items() if value not in (None, defaults[name])}
+    values = " ".join(f"--{name} {value}" for name, value in (BASELINE | other).items())
+    same = "data and loss" if names else "data"
     yield (
         f"no finished baseline with the same {same}, neither in the sweep nor tagged "
         "`baseline` in its project, so there is nothing to compare with; make one: python "

@@ -6,7 +6,8 @@ python -m analysis.confirm entity/project/sweep_id --out results/demo
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,15 @@ from numpy.typing import NDArray
 from analysis import style
 from analysis.cli import command_line, print_section, refresh_option, results_option
 from analysis.results import Results
-from analysis.runs import NOT_COMPARED, Run, Sweep
+from analysis.runs import NOT_COMPARED, Run, Sweep, check_comparable
 from analysis.sections import Note, Picture, Section, Table
+from analysis.verdict import CONFIDENCE, Array, Gain, compare
 from segmentation.errors import UserError
 
-CONFIDENCE = 0.95
 TOLERANCE = 0.005  # relative: a learning rate copied with three digits counts as the same
 NOT_CONFIRMED = (*NOT_COMPARED, "epochs", "precision")
 """Hyperparameters that may differ: a confirmation may train longer, or on another device."""
 
-Array = NDArray[np.float64]
 Pair = tuple[int, Run, Run]
 """Seed, run of the best configuration, run of the baseline."""
 
@@ -47,58 +47,17 @@ def main(sweep: str, folder: Path, refresh: bool) -> None:
     print_section(make(results, results.load_other(sweep, refresh, click.echo)))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Baseline minus best over pairs of runs that share a seed.
-
-    `margin` is half the width of the interval.
-    """
-
-    pairs: int
-    best_mean: float
-    best_std: float
-    baseline_mean: float
-    baseline_std: float
-    mean: float
-    margin: float
-
-    def statement(self, objective: str) -> str:
-        """The result in one sentence, with the name of the objective."""
-        interval = f"({CONFIDENCE:.0%} interval, {self.pairs} seeds)"
-        if abs(self.mean) <= self.margin:
-            return (
-                f"Not distinguishable from noise: the difference is {self.mean:+.4f} ± "
-                f"{self.margin:.4f} of {objective} {interval}."
-            )
-        size = f"by {abs(self.mean):.4f} ± {self.margin:.4f} of {objective} {interval}"
-        winner, loser = ("search", "baseline") if self.mean > 0 else ("baseline", "search")
-        return f"The {winner} beat the {loser} {size}."
-
-
-def compare(best: Array, baseline: Array) -> Gain:
-    """Mean gain and Student's t interval of two paired (n,) arrays of objectives, n >= 2."""
-    from scipy.stats import t
-
-    gains = baseline - best
-    quantile = t.ppf(0.5 + CONFIDENCE / 2, len(gains) - 1)
-    margin = float(quantile * gains.std(ddof=1) / math.sqrt(len(gains)))
-    return Gain(
-        pairs=len(gains),
-        best_mean=float(best.mean()),
-        best_std=float(best.std(ddof=1)),
-        baseline_mean=float(baseline.mean()),
-        baseline_std=float(baseline.std(ddof=1)),
-        mean=float(gains.mean()),
-        margin=margin,
-    )
-
-
 def make(results: Results, sweep: Sweep) -> Section:
-    """The sentence, the figure and the table. Raises UserError without two pairs of runs."""
+    """The sentence, the figure and the table.
+
+    Raises:
+        UserError: There are fewer than two pairs of runs, or the sweep has another data set, split
+            or loss.
+    """
     objective = results.sweep.objective
     pairs, notes = find_pairs(results, sweep)
     seeds = np.array([seed for seed, *_ in pairs])
-    best, baseline = np.array([[run.value(objective) for run in both] for _, *both in pairs]).T
+    best, baseline = _objectives(pairs, objective)
     gain = compare(best, baseline)
     statements = [gain.statement(objective)]
     searched_seed = results.best.hyperparameters.get("seed")
@@ -109,7 +68,8 @@ def make(results: Results, sweep: Sweep) -> Section:
             f"The search chose its best run by seed {searched_seed}, so this seed favours it. "
             f"Without it: {without[0].lower()}{without[1:]}"
         )
-    caption = f"{objective} of the best configuration and of the baseline, by seed"
+    name = style.objective_label(objective).capitalize()
+    caption = f"{name} of the best configuration and of the baseline, by seed"
     table = _table(results.folder / "confirm", caption, seeds, best, baseline, gain)
     _write_json(results.folder, sweep, statements[0], gain, pairs)
     picture = Picture(
@@ -125,15 +85,23 @@ def make(results: Results, sweep: Sweep) -> Section:
     )
 
 
+def measure(results: Results, sweep: Sweep) -> Gain:
+    """The gain over the pairs of runs of a sweep. Raises UserError like `make`."""
+    pairs, _ = find_pairs(results, sweep)
+    return compare(*_objectives(pairs, results.sweep.objective))
+
+
 def find_pairs(results: Results, sweep: Sweep) -> tuple[list[Pair], list[str]]:
     """The pairs of finished runs with equal seed and epochs, by seed; notes about other runs.
 
     Raises:
-        UserError: The best configuration is the baseline's, or there are fewer than two pairs.
+        UserError: The best configuration is the baseline's, there are fewer than two pairs, or the
+            sweep has another data set, split or loss than the best run.
     """
     chosen, objective = results.best, results.sweep.objective
     if chosen.is_baseline:
         raise UserError("the best configuration is the baseline's: there is nothing to confirm")
+    check_comparable(sweep, results.sweep, chosen)
     groups = {
         "best": [run for run in sweep.runs if repeats(run, chosen)],
         "baseline": [run for run in (*sweep.runs, *sweep.others) if run.is_baseline],
@@ -170,6 +138,14 @@ def repeats(run: Run, chosen: Run) -> bool:
     """
     names = (set(run.hyperparameters) | set(chosen.hyperparameters)) - set(NOT_CONFIRMED)
     return all(_equal(_value(run, name), _value(chosen, name)) for name in names)
+
+
+def _objectives(pairs: Sequence[Pair], objective: str) -> tuple[Array, Array]:
+    """The objectives of the best configuration and of the baseline, both (n,)."""
+    best, baseline = zip(
+        *((best.value(objective), base.value(objective)) for _, best, base in pairs), strict=True
+    )
+    return np.array(best), np.array(baseline)
 
 
 def _value(run: Run, name: str) -> Any:

@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from analysis.runs import Run, Sweep
 from segmentation.errors import UserError
 
-MIN_RUNS = 10  # with fewer runs, the random forest of fANOVA depends mostly on chance
+MIN_RUNS = 30  # with fewer runs, the random forest of fANOVA depends mostly on chance
 SEED = 0
+SAMPLES = 10  # of the runs, drawn with replacement (Efron's bootstrap), for the uncertainty
+TREES, SAMPLE_TREES = 64, 24  # of a forest; Optuna's default, and fewer for each sample
 LOG_RATIO = 10  # largest value / smallest value from which fANOVA sees a number on a log scale
 
 
-def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
-    """Hyperparameter -> fraction of the variance, largest first; and the number of runs.
+def importances(sweep: Sweep) -> tuple[dict[str, tuple[float, float]], int]:
+    """Hyperparameter -> (fraction of the variance, its uncertainty), and the number of runs.
+
+    The largest fraction is first. The uncertainty is the standard deviation over SAMPLES samples
+    of the runs.
 
     Finished and stopped runs count, each with its last objective. Runs that diverged do not: their
     worst value would explain nearly all of the variance.
@@ -36,8 +43,8 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
     if len(used) < MIN_RUNS or not names:
         raise UserError(
             f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ "
-            f"in {len(names)} hyperparameters are too few for fANOVA; it needs at least {MIN_RUNS} "
-            "runs and one hyperparameter"
+            f"in {len(names)} hyperparameters are too few for fANOVA; {MIN_RUNS} runs and one "
+            "hyperparameter are the least"
         )
     values = [sweep.value(run) for run in used]
     if len(set(values)) == 1:
@@ -45,14 +52,25 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], int]:
             "importance of the hyperparameters: all runs have the same objective, so nothing "
             "explains it"
         )
-    shares = _fanova(used, values, names)
-    ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-    return {name: float(share) for name, share in ordered}, len(used)
+    optuna = _optuna()
+    trials = _trials(optuna, used, values, names)
+    shares = _fanova(optuna, trials, TREES, SEED)
+    random = np.random.default_rng(SEED)
+    samples = []
+    for number in range(1, SAMPLES + 1):
+        drawn = random.integers(0, len(trials), len(trials))
+        if len({values[i] for i in drawn}) > 1:
+            sample = _fanova(optuna, [trials[i] for i in drawn], SAMPLE_TREES, SEED + number)
+            samples.append([sample[name] for name in shares])
+    errors = np.std(samples, axis=0)
+    found = {
+        name: (float(share), float(error))
+        for (name, share), error in zip(shares.items(), errors, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: (-item[1][0], item[0]))), len(used)
 
 
-def _fanova(
-    runs: Sequence[Run], objectives: Sequence[float], names: Sequence[str]
-) -> dict[str, float]:
+def _optuna() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
@@ -60,12 +78,17 @@ def _fanova(
             "importance of the hyperparameters needs Optuna: pip install 'aerial-sweeps[search]'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _fanova(optuna: ModuleType, trials: Sequence[Any], trees: int, seed: int) -> dict[str, float]:
+    """Hyperparameter -> fraction of the variance, by one forest."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fANOVA warns that it is experimental
         study = optuna.create_study()
-        study.add_trials(_trials(optuna, runs, objectives, names))
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
-        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+        study.add_trials(trials)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=trees, seed=seed)
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
 def _trials(

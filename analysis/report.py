@@ -3,8 +3,9 @@
 python -m analysis.report entity/project/sweep_id --out results/demo --data data/demo
 """
 
+import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from analysis import (
     panel,
     precision_recall,
     predict,
+    selection,
     style,
     sweep,
     trained,
+    verdict,
 )
 from analysis.cli import (
     checkpoints_option,
@@ -31,10 +34,12 @@ from analysis.cli import (
     results_option,
 )
 from analysis.results import Results, load_sweep
-from analysis.runs import Sweep
+from analysis.runs import Sweep, check_comparable
 from analysis.sections import Note, Picture, Section, Table, value_text
+from analysis.verdict import Gain, Verdict
 from segmentation.errors import UserError
 
+TITLE = "The verdict"
 PAGE = "report.html"
 
 
@@ -47,7 +52,8 @@ PAGE = "report.html"
     "--compare",
     multiple=True,
     metavar="SWEEP",
-    help="Another sweep, as one more line of progress; repeatable.",
+    help="Another sweep of the same data, split, loss and objective, as one more line of progress; "
+    "repeatable.",
 )
 @click.option(
     "--confirm",
@@ -85,7 +91,20 @@ def main(
     found = load_sweep(sweep_path, folder, refresh, click.echo)
     best_run.write(found, folder)
     results, page_title = Results.open(folder, data, checkpoints), f"Sweep {found}"
+    others = [results.load_other(path, refresh, click.echo) for path in compare]
+    for other in others:
+        check_comparable(other, results.sweep)
+    confirming = None
+    if confirmation:
+        confirming = results.load_other(confirmation, refresh, click.echo)
+        if results.choice.best:
+            check_comparable(confirming, results.sweep, results.best)
 
+    sections = [
+        _attempt(title, make) for title, make in _parts(results, images, others, confirming)
+    ]
+    judged = verdict.judge(results.choice, results.sweep, _gain(results, confirming))
+    on_test = _test_scores(sections)
     command = command_line(
         "report",
         main,
@@ -95,18 +114,15 @@ def main(
         confirmation=confirmation,
         images=images,
     )
-    parts = _parts(results, images, compare, confirmation, refresh)
-    sections = [
-        _overview(results),
-        *(_attempt(title, make) for title, make in parts),
-        _provenance(results, command),
-    ]
-    for section in (sections[0], sections[-1]):
+    ends = (_overview(results, judged, on_test), _provenance(results, command))
+    for section in ends:
         section.write()
+    sections = [ends[0], *sections, ends[1]]
     file = folder / PAGE
-    html = page.render(page_title, results.choice.statement, _key(results), sections)
+    key = _key(results, judged, on_test)
+    html = page.render(page_title, judged.sentence, key, sections, judged.kind)
     file.write_text(html, encoding="utf-8")
-    click.echo(f"report: {file}")
+    click.echo(f"{judged.sentence}\nreport: {file}")
     if publish:
         from analysis import publish as publishing  # needs the extra `report`
 
@@ -117,26 +133,24 @@ def main(
 def _parts(
     results: Results,
     images: tuple[Path, ...],
-    compare: tuple[str, ...],
-    confirmation: str | None,
-    refresh: bool,
+    others: Sequence[Sweep],
+    confirming: Sweep | None,
 ) -> list[tuple[str, Callable[[], Section]]]:
     """(title, function that makes the section) of each part that can fail, in order."""
-
-    def load(path: str) -> Sweep:
-        return results.load_other(path, refresh, click.echo)
-
     parts: list[tuple[str, Callable[[], Section]]] = [
+        ("The search", lambda: sweep.make(results, others)),
         ("Learning curves", lambda: curves.make(results)),
         (confusion.TITLE, lambda: confusion.make(results)),
         ("Precision and recall", lambda: precision_recall.make(results)),
         *((panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH),
     ]
-    if confirmation:
-        parts.insert(0, ("Is the gain real?", lambda: confirm.make(results, load(confirmation))))
+    tested = selection.evaluated(results)
+    if len(tested) >= selection.MIN_RUNS:
+        parts.append((selection.TITLE, partial(selection.make, results, tested)))
+    if confirming:
+        parts.insert(0, ("Is the gain real?", partial(confirm.make, results, confirming)))
     if images:
         parts.append(("Whole images", lambda: _whole_images(results, images)))
-    parts.append(("The search", lambda: sweep.make(results, [load(path) for path in compare])))
     return parts
 
 
@@ -164,12 +178,35 @@ def _panel(results: Results, which: str) -> Section:
     return section
 
 
-def _overview(results: Results) -> Section:
-    """The choice, and a table of both configurations."""
-    choice, notes = results.choice, best_run.notes(results.choice)
+def _gain(results: Results, confirming: Sweep | None) -> Gain | None:
+    """What a sweep of sweeps/confirm.yaml says; None if it cannot say anything yet."""
+    try:
+        return confirm.measure(results, confirming) if confirming else None
+    except UserError:  # the section of the confirmation shows the reason
+        return None
+
+
+def _test_scores(sections: Sequence[Section]) -> dict[str, float]:
+    """Role -> mean IoU on the test split, from the table of scores; empty without this table."""
+    tables = [table for section in sections for table in section.tables]
+    for table in tables:
+        if table.file.name == "scores":
+            rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+            return {
+                str(row["run"]): float(row["mean IoU"] or math.nan)
+                for row in rows
+                if row["split"] == "test"
+            }
+    return {}
+
+
+def _overview(results: Results, judged: Verdict, on_test: Mapping[str, float]) -> Section:
+    """The verdict, what it rests on, and a table of both configurations."""
+    choice = results.choice
+    statements = (judged.sentence, verdict.on_test_split(judged, on_test), judged.luck, judged.cost)
+    notes = [*(Note(text) for text in statements if text), *best_run.notes(choice)]
     if not choice.best:
-        missing = Note(f"{choice.statement}.", warning=True)
-        return Section("The choice", notes=[missing, *notes])
+        return Section(TITLE, notes=notes)
     searched = set(results.sweep.varied())
     other = choice.baseline.config if choice.baseline else {}
     rows = [
@@ -181,22 +218,28 @@ def _overview(results: Results) -> Section:
         )
         for name, value in choice.best.config.items()
     ]
+    rows.sort(key=lambda row: not row[-1])  # stable: searched ones first
     header = ("hyperparameter", "best", "baseline", "")
-    table = Table(results.folder / "configuration", "Configurations", header, rows)
+    file, folded = results.folder / "configuration", len(rows) > sweep.LONG_TABLE
+    table = Table(file, "Configurations", header, rows, folded=folded)
     command = command_line("best_run", best_run.main, results, sweep=results.sweep.path)
-    return Section("The choice", command, notes, tables=[table])
+    return Section(TITLE, command, notes, tables=[table])
 
 
-def _key(results: Results) -> dict[str, str]:
-    """Label -> value of the few numbers at the top of the page."""
+def _key(results: Results, judged: Verdict, on_test: Mapping[str, float]) -> dict[str, str]:
+    """Label -> value of the few numbers at the top of the page, the verdict first."""
     choice, objective = results.choice, style.objective_label(results.sweep.objective)
+    names = {"best": "best run of the search", "baseline": "baseline"}
+    key = {"Did the search beat the baseline?": verdict.ANSWERS[judged.kind]}
+    for role, run in choice.roles().items():
+        if role == "best" or choice.gain is not None:
+            key[f"{objective}, {names[role]}"] = f"{run.objective:.4f}"
+    key |= {f"test mean IoU, {names[role]}": f"{iou:.4f}" for role, iou in on_test.items()}
     counts = ", ".join(f"{count} {outcome}" for outcome, count in choice.counts.items())
-    key = {f"runs: {counts}": str(len(results.sweep.runs))}
-    if choice.best:
-        key[f"{objective}, best run"] = f"{choice.best.objective:.4f}"
-    if choice.gain is not None and choice.baseline:
-        key[f"{objective}, baseline"] = f"{choice.baseline.objective:.4f}"
-        key["gain: baseline minus best"] = f"{choice.gain:+.4f}"
+    key[f"runs: {counts}" if counts else "runs"] = str(len(results.sweep.runs))
+    key["epochs, all runs together"] = f"{judged.epochs:,}"
+    if judged.minutes:
+        key["minutes of training"] = f"{judged.minutes:,.1f}"
     return key
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.config import (
-    BASELINE,
     BEST_BY,
     NOT_HYPERPARAMETERS,
     OBJECTIVE,
     OBJECTIVES,
     STATUSES,
     Config,
+    is_baseline,
 )
 from segmentation.errors import UserError
 
@@ -30,6 +30,12 @@ NOT_COMPARED = ("seed", "keep_epoch", "val_batch_size", "best_by")
 
 LOSS_NAMES = ("loss", "label_smoothing", "unlabeled")
 """Hyperparameters that define the loss. Losses of different definitions cannot be compared."""
+
+CHECKSUM_DIGITS = 12
+"""As many digits of a data set's checksum are compared and shown."""
+
+UNKNOWN = ("unknown", "")
+"""Conditions that a run did not store."""
 
 LIVE_STATES = ("running", "pending", "preempting", "queued")
 OUTCOMES = (*STATUSES, "failed", "running")
@@ -145,20 +151,27 @@ class Run:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the run has the published values, or the tag `baseline`."""
-        return "baseline" in self.tags or BASELINE.items() <= self.hyperparameters.items()
+        """Whether the run has the published setting, or the tag `baseline`."""
+        return "baseline" in self.tags or is_baseline(self.hyperparameters)
+
+    def task(self, objective: str) -> dict[str, str]:
+        """What two runs must share so that `objective` means the same in both, by name.
+
+        Only `best_val_loss` depends on the loss function. What a run did not store is `unknown`.
+        """
+        task = {
+            "data set": str(self.data.get("checksum", "unknown"))[:CHECKSUM_DIGITS],
+            "split": str(self.data_options.get("split", "unknown")),
+        }
+        if objective == "best_val_loss":
+            values = {name: self.hyperparameters.get(name, "unknown") for name in LOSS_NAMES}
+            loss, *others = (f"{name} {value}" for name, value in values.items())
+            task["loss"] = ", ".join((loss.removeprefix("loss "), *others))
+        return task
 
     def same_task(self, other: "Run", objective: str) -> bool:
-        """Whether `objective` means the same in both runs: same prepared set, same loss.
-
-        Only `best_val_loss` depends on the loss function.
-        """
-        names = LOSS_NAMES if objective == "best_val_loss" else ()
-        mine, theirs = (
-            (run.data.get("checksum"), *(run.hyperparameters.get(name) for name in names))
-            for run in (self, other)
-        )
-        return bool(mine == theirs)
+        """Whether `objective` means the same in both runs: same data, split and loss."""
+        return self.task(objective) == other.task(objective)
 
     def comparable(self, other: "Run", objective: str) -> bool:
         """Whether the run is finished and its value can be compared with that of `other`."""
@@ -297,26 +310,39 @@ class Sweep:
         ]
         return sorted(finished, key=lambda run: (self.value(run), run.id))
 
+    def tasks(self, objective: str) -> dict[str, Counter[str]]:
+        """Name of each part of `Run.task` -> its values, with the number of runs that have each.
+
+        Runs without a value of `objective` do not count: they are in no comparison.
+        """
+        counts: dict[str, Counter[str]] = {}
+        for run in self.runs:
+            if math.isfinite(run.value(objective)):
+                for name, value in run.task(objective).items():
+                    counts.setdefault(name, Counter())[value] += 1
+        return counts
+
     def mixed_conditions(self) -> Iterator[str]:
         """One line per condition in which runs differ although their objectives are compared."""
+        devices = Counter(
+            " on ".join(
+                str(run.environment[n]) for n in ("precision", "device") if n in run.environment
+            )
+            for run in self.runs
+        )
         conditions = {
-            "data sets": [str(run.data.get("checksum", ""))[:12] for run in self.runs],
-            "combinations of number format and device": [
-                " on ".join(
-                    str(run.environment[n]) for n in ("precision", "device") if n in run.environment
-                )
-                for run in self.runs
-            ],
+            **{_plural(name): counts for name, counts in self.tasks(self.objective).items()},
+            "combinations of number format and device": devices,
         }
-        for what, values in conditions.items():
-            counts = Counter(filter(None, values))
-            if len(counts) > 1:
+        for what, counts in conditions.items():
+            known = {value: counts[value] for value in sorted(counts) if value not in UNKNOWN}
+            if len(known) > 1:
                 listed = ", ".join(
                     f"{value} ({count} {'run' if count == 1 else 'runs'})"
-                    for value, count in sorted(counts.items())
+                    for value, count in known.items()
                 )
                 yield (
-                    f"the runs of the sweep were trained with {len(counts)} {what}: {listed}; "
+                    f"the runs of the sweep were trained with {len(known)} {what}: {listed}; "
                     "compare them with care"
                 )
 
@@ -330,6 +356,38 @@ class Sweep:
             for name in names
         }
         return [name for name in names if len(values[name]) > 1]
+
+
+def check_comparable(sweep: Sweep, mine: Sweep, chosen: Run | None = None) -> None:
+    """Checks that the objective of `mine` means the same in the runs of both sweeps.
+
+    Args:
+        sweep: The sweep to compare.
+        mine: The sweep of the results folder.
+        chosen: The run of `mine` that is compared. None compares the searches themselves: then they
+            must also have searched by one objective.
+
+    Raises:
+        UserError: They differ in data, split, loss or objective. The message names both values.
+    """
+    objective = mine.objective
+    theirs, ours = (each.tasks(objective) for each in (sweep, mine))
+    if chosen is None:
+        theirs |= {"objective": Counter([sweep.objective])}
+        ours |= {"objective": Counter([objective])}
+    else:
+        ours = {name: Counter([value]) for name, value in chosen.task(objective).items()}
+    for name in [name for name in ours if name in theirs]:
+        if set(theirs[name]) != set(ours[name]):
+            values = [" and ".join(sorted(each[name])) for each in (theirs, ours)]
+            raise UserError(
+                f"{sweep.path} has the {name} {values[0]}, but {mine.path} has {values[1]}: their "
+                f"values cannot be compared; name a sweep with the same {name}"
+            )
+
+
+def _plural(name: str) -> str:
+    return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
 def _mapping(value: object) -> dict[str, Any]:

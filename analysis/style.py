@@ -8,7 +8,7 @@ SEARCHES have colours of their own. Line styles, markers and lightness differ as
 grey. The colours of the splits stand in `segmentation.overview`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -189,3 +189,25 @@ def error_legend(ignored: bool = False) -> list[Patch]:
     """Legend handles of pictures of errors: right and wrong, and with `ignored` not annotated."""
     shown = list(ERRORS.items())[: 3 if ignored else 2]
     return [Patch(facecolor=color, label=name) for name, color in shown]
+
+
+GOOD_TO_BAD = ListedColormap(
+    mpl.colormaps["cividis"](np.linspace(0, 0.85, 256)), name="good_to_bad"
+)
+"""Colours of an objective: 0 is the best value and dark. Its light end is visible on white."""
+
+
+def line_of(role: str) -> dict[str, Any]:
+    """Colour and line style of a role."""
+    return {name: ROLES[role][name] for name in ("color", "linestyle")}
+
+
+def role_handles(roles: Mapping[str, Any], lines: Collection[str]) -> list[Line2D]:
+    """Legend handles of the roles of a search: marks, and lines for the roles in `lines`."""
+    return [
+        Line2D([], [], label="best run" if role == "best" else role, **line_of(role))
+        if role in lines
+        else Line2D([], [], label="best run", **ROLES[role] | {"linestyle": ""})
+        for role in roles
+        if role in lines or role == "best"
+    ]

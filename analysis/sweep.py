@@ -4,26 +4,29 @@ python -m analysis.sweep --out results/demo [OTHER_SWEEP ...]
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.artist import Artist
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis import style
+from analysis import style, sweep_space
 from analysis.cli import command_line, print_section, refresh_option, results_option
-from analysis.importance import importances
 from analysis.results import Results
-from analysis.runs import Run, Sweep, as_number
-from analysis.scales import Scale, clip_axis
+from analysis.runs import OUTCOMES, Run, Sweep, as_number, check_comparable
+from analysis.scales import value_axis
 from analysis.sections import Cell, Note, Picture, Section, Table, value_text
 from segmentation.config import OBJECTIVES
 from segmentation.errors import UserError
+
+LONG_TABLE = 15
+"""Rows from which the table of runs is folded on the page."""
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -35,9 +38,10 @@ def main(others: tuple[str, ...], folder: Path, refresh: bool) -> None:
     adds one line to the figure of its progress.
 
     Writes OUT/sweep_progress.png (objective against epochs of all runs), OUT/sweep_curves.png
-    (learning curves by outcome), OUT/sweep_parallel.png (parallel coordinates),
-    OUT/sweep_parameters.png (objective against each hyperparameter), OUT/sweep_importance.png
-    (fANOVA), and their numbers as CSV. Needs no best run.
+    (learning curves by outcome), OUT/sweep_cost.png (epochs and minutes per run),
+    OUT/sweep_rate_batch.png (learning rate and batch size), OUT/sweep_parameters.png (objective
+    against each hyperparameter), from 20 runs on OUT/sweep_parallel.png (parallel coordinates),
+    from 30 runs on OUT/sweep_importance.png (fANOVA), and numbers as CSV. Needs no best run.
     """
     results = Results.open(folder)
     print_section(make(results, [results.load_other(o, refresh, click.echo) for o in others]))
@@ -47,14 +51,28 @@ def make(results: Results, others: Sequence[Sweep] = ()) -> Section:
     """All figures that the runs allow, and a table of the runs.
 
     A note gives the reason for each missing figure.
+
+    Raises:
+        UserError: One of the `others` has another data set, split, loss or objective.
     """
+    for other in others:
+        check_comparable(other, results.sweep)
     notes = [
         Note(line)
         for run in results.sweep.runs
         for line in run.data_problems(results.sweep.objective)
     ]
     pictures, tables = [], [_runs_table(results)]
-    for draw in (lambda r: _progress(r, others), _curves, _parallel, _parameters, _importance):
+    drawings: tuple[Callable[[Results], tuple[Picture] | tuple[Picture, Table]], ...] = (
+        lambda r: _progress(r, others),
+        _curves,
+        _cost,
+        sweep_space.rate_and_batch,
+        sweep_space.parameters,
+        sweep_space.parallel,
+        sweep_space.importance,
+    )
+    for draw in drawings:
         try:
             picture, *more = draw(results)
         except UserError as error:
@@ -96,7 +114,9 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
     baseline = results.choice.baseline
     if baseline:
         name = f"baseline: {baseline.objective:.4f}"
-        axes.axhline(baseline.objective, color=style.GREY, linestyle="--", label=name)
+        axes.axhline(baseline.objective, label=name, **style.line_of("baseline"))
+    drawn = [lowest for _, lowest in lines.values()]
+    value_axis(axes, np.concatenate([*drawn, [baseline.objective] if baseline else []]))
     style.epochs_axis(axes)
     label = f"{style.objective_label(objective)} so far"
     axes.set(xlabel="epochs trained, all runs together", ylabel=label)
@@ -104,7 +124,8 @@ def _progress(results: Results, others: Sequence[Sweep]) -> tuple[Picture, Table
     caption = (
         "Progress of the search: the lowest objective found so far against the epochs spent by "
         "all runs. Each mark "
-        "is a new best value." + (" The dashed line is the baseline." if baseline else "")
+        "is a new best value."
+        + (" The dashed horizontal line is the baseline." if baseline else "")
     )
     rows = [
         (label, int(epochs[i]), float(lowest[i]))
@@ -127,23 +148,37 @@ def _curves(results: Results) -> tuple[Picture]:
     figure, ((axes,),) = style.figure(height=3.9)
     for run, epochs, values in curves:
         look = style.OUTCOMES[run.outcome]
-        line = {name: look[name] for name in ("color", "linestyle")}
-        axes.plot(epochs, values, linewidth=1.1, alpha=0.85, **line)
-        mark = {name: look[name] for name in ("color", "marker")}
+        axes.plot(epochs, values, linewidth=1.1, alpha=0.85, **_part(look, "color", "linestyle"))
+        mark = _part(look, "color", "marker")
         axes.plot(epochs[-1], values[-1], markeredgecolor="white", markersize=6, **mark)
+    for role, run in results.roles().items() if results.choice.best else ():
+        width = 2.6 if role == "best" else 2.0
+        axes.plot(*run.series(column), linewidth=width, zorder=4, **style.line_of(role))
     rungs = hyperband_rungs(sweep.config, max(epochs[-1] for _, epochs, _ in curves))
     for rung in rungs:
         axes.axvline(rung, color=style.GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
     style.epochs_axis(axes)
     axes.set_ylabel(f"{name} (lower is better)")
-    clip_axis(axes, np.concatenate([values for *_, values in curves]))
-    counts = sweep.outcome_counts()
-    labels = {outcome: f"{outcome}: {count}" for outcome, count in counts.items()}
-    axes.legend(**style.outcome_legend(labels, loc="upper right"))
+    top = value_axis(axes, np.concatenate([values for *_, values in curves]))
+    above = Counter(run.outcome for run, _, values in curves if values[-1] > top)
+    labels = {
+        outcome: f"{outcome}: {count}"
+        + (f", {above[outcome]} ending above the axis" if above[outcome] else "")
+        for outcome, count in sweep.outcome_counts().items()
+    }
+    legend = style.outcome_legend(labels, loc="upper right")
+    legend["handles"] += style.role_handles(results.choice.roles(), lines=("best", "baseline"))
+    axes.legend(**legend)
     caption = f"{name.capitalize()} of every run, by outcome; a mark at the end of each curve."
     if rungs:
         listed = ", ".join(map(str, rungs))
         caption += f" The dashed lines are the epochs at which Hyperband compares runs: {listed}."
+    if "stopped" in labels:
+        caption += (
+            " The search stopped a run early if it was worse than others after equally many "
+            "epochs. The run learns of it while it trains the next epochs, so its curve may end "
+            "later than the comparison."
+        )
     return (Picture(style.save(figure, results.folder / "sweep_curves.png"), caption),)
 
 
@@ -163,124 +198,55 @@ def hyperband_rungs(config: dict[str, Any], last: float) -> list[int]:
     return [rung for rung in rungs if 1 <= rung <= last]
 
 
-def _compared(sweep: Sweep, figure: str) -> tuple[list[Run], list[str]]:
-    """The ended runs with a finite objective, and the hyperparameters that vary in the sweep.
-
-    Raises:
-        UserError: There is nothing to compare. The message says that there is no `figure`.
-    """
-    ended = [run for run in sweep.runs if run.outcome != "running"]
-    runs = [run for run in ended if math.isfinite(sweep.value(run))]
-    if len(runs) < 2:
-        raise UserError(f"fewer than two runs ended with a finite objective: no {figure}")
-    if not sweep.varied():
-        raise UserError(f"all runs have the same hyperparameters: no {figure}")
-    return runs, sweep.varied()
-
-
-def _parallel(results: Results) -> tuple[Picture]:
-    runs, names = _compared(results.sweep, "parallel coordinates")
-    scales = {name: Scale.of([run.hyperparameters.get(name) for run in runs]) for name in names}
-    values = [results.sweep.value(run) for run in runs]
-    objective = Scale.of_objective(values)
-    scales[style.objective_label(results.sweep.objective)] = objective
-    places = np.column_stack([scale.places for scale in scales.values()])
-    colors = mpl.colormaps["cividis_r"](0.15 + 0.85 * (1 - objective.places))
-    best = next(iter(results.sweep.ranked()), None)
-    figure, ((axes,),) = style.figure(height=4.0)
-    for i in sorted(range(len(runs)), key=lambda i: -values[i]):
-        line = style.OUTCOMES[runs[i].outcome]["linestyle"]
-        look = {"color": colors[i], "linewidth": 1.2, "linestyle": line}
-        if runs[i] is best:
-            look = {"color": "black", "linewidth": 2.6, "linestyle": "-", "label": "best run"}
-        axes.plot(places[i], alpha=0.9, **look)
-    for x, (name, scale) in enumerate(scales.items()):
-        _parallel_axis(axes, x, name, scale)
-    axes.set(xlim=(-0.1, len(names) + 0.35), ylim=(-0.05, 1.05), xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    if best:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01))
-    caption = (
-        "Parallel coordinates: one line per run, through its hyperparameters to its objective. "
-        "Darker lines are better runs; line styles are those of the learning curves."
-    )
-    return (Picture(style.save(figure, results.folder / "sweep_parallel.png"), caption),)
-
-
-def _parallel_axis(axes: Axes, x: int, name: str, scale: Scale) -> None:
-    axes.axvline(x, color="black", linewidth=0.8)
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
-    look: dict[str, Any] = {"fontsize": 7.5, "va": "center", "zorder": 9, "bbox": box}
-    for place, text in scale.ticks():
-        axes.annotate(text, (x, place), (3, 0), textcoords="offset points", **look)
-    title = f"{name} (log)" if scale.log else name
-    axes.text(x, 1.06, title, ha="center", va="bottom", fontsize=8.5)
+def _cost(results: Results) -> tuple[Picture]:
+    """Epochs and minutes of each run, in order of the runs' creation."""
+    runs = [run for run in results.sweep.runs if run.history]
+    if not runs:
+        raise UserError("no run has a row: no figure of time and cost")
+    columns = {"epochs": [float(len(run.history)) for run in runs]}
+    minutes = [run_minutes(run) for run in runs]
+    if any(map(math.isfinite, minutes)):
+        columns["minutes"] = minutes
+    figure, axes_of = style.figure(len(columns), height=1.7 * len(columns) + 0.9, sharex=True)
+    numbers = np.arange(1, len(runs) + 1)
+    colors = [style.OUTCOMES[run.outcome]["color"] for run in runs]
+    chosen = results.choice.roles().values()
+    for axes, (name, heights) in zip(axes_of.flat, columns.items(), strict=True):
+        axes.bar(numbers, np.nan_to_num(heights), color=colors, width=0.8)
+        axes.set_ylabel(name)
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=name == "epochs"))
+        for number, run, height in zip(numbers, runs, heights, strict=True):
+            if run.id in {each.id for each in chosen} and math.isfinite(height):
+                role = "best" if run.id == results.best.id else "baseline"
+                mark = {name: style.ROLES[role][name] for name in ("color", "marker")}
+                axes.plot(number, height, markersize=8, markeredgecolor="white", **mark)
+        axes.margins(y=0.12)
+    axes_of[-1, 0].set_xlabel("run, in order of creation")
+    axes_of[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    groups = {outcome: [run for run in runs if run.outcome == outcome] for outcome in OUTCOMES}
+    labels = {
+        outcome: f"{outcome}: {sum(len(run.history) for run in group)} epochs"
+        for outcome, group in groups.items()
+        if group
+    }
+    handles: list[Artist] = [
+        Patch(color=style.OUTCOMES[outcome]["color"], label=text)
+        for outcome, text in labels.items()
+    ]
+    handles += style.role_handles({"best": 1} if results.choice.best else {}, lines=())
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    total = f"{sum(map(int, columns['epochs']))} epochs"
+    if "minutes" in columns:
+        total += f" and {np.nansum(minutes):.1f} minutes of training"
+    caption = f"Cost of each run, by outcome; together {total}."
+    return (Picture(style.save(figure, results.folder / "sweep_cost.png"), caption),)
 
 
-def _parameters(results: Results) -> tuple[Picture]:
-    runs, names = _compared(results.sweep, "figure of the objective by hyperparameter")
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
-    figure, grid = style.figure(lines, columns, height=2.5 * lines + 0.5, sharey=True)
-    for axes in list(grid.flat)[len(names) :]:
-        axes.set_visible(False)
-    values = [results.sweep.value(run) for run in runs]
-    for axes, name in zip(grid.flat, names, strict=False):
-        _scatter(axes, name, runs, values)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(style.objective_label(results.sweep.objective))
-    clip_axis(grid[0, 0], np.array(values))
-    outcomes = {run.outcome for run in runs}
-    labels = {outcome: outcome for outcome in results.sweep.outcome_counts() if outcome in outcomes}
-    legend = style.outcome_legend(labels, loc="outside lower center", ncols=len(labels))
-    for handle in legend["handles"]:
-        handle.set_linestyle("")
-    figure.legend(**legend)
-    caption = "The objective of each run against each hyperparameter that differs between the runs."
-    return (Picture(style.save(figure, results.folder / "sweep_parameters.png"), caption),)
-
-
-def _scatter(axes: Axes, name: str, runs: Sequence[Run], objectives: Sequence[float]) -> None:
-    """The objective of each run against one hyperparameter."""
-    values = [run.hyperparameters.get(name) for run in runs]
-    scale = Scale.of(values)
-    for run, value, objective in zip(runs, values, objectives, strict=True):
-        x: Any = scale.texts.index(value_text(value)) if scale.texts else value
-        mark: dict[str, Any] = {
-            key: style.OUTCOMES[run.outcome][key] for key in ("color", "marker")
-        }
-        shape: dict[str, Any] = {"linestyle": "", "markeredgecolor": "white", "markersize": 7}
-        axes.plot(x, objective, **mark, **shape)
-    if scale.texts:
-        axes.set_xticks(range(len(scale.texts)), scale.texts)
-        axes.margins(x=0.2)
-    elif scale.log:
-        axes.set_xscale("log")
-    if scale.labelled:
-        axes.set_xticks(scale.labelled, [f"{value:g}" for value in scale.labelled])
-        axes.minorticks_off()
-    elif not scale.texts and not scale.log:
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=scale.whole))
-    axes.set_xlabel(name)
-
-
-def _importance(results: Results) -> tuple[Picture, Table]:
-    shares, used = importances(results.sweep)
-    figure, ((axes,),) = style.figure(height=0.5 * len(shares) + 1.1)
-    axes.barh(list(shares), list(shares.values()), color=style.BLUE, height=0.6)
-    for name, share in shares.items():
-        axes.text(share + 0.01, name, f"{share:.2f}", va="center", fontsize=8.5)
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1.05), xlabel="importance (fraction of the objective's variance, fANOVA)")
-    axes.grid(visible=False, axis="y")
-    caption = (
-        f"Importance of each hyperparameter by fANOVA over {used} finished and stopped runs. With "
-        "fewer than about 50 runs these values are uncertain."
-    )
-    file = results.folder / "sweep_importance"
-    table = Table(file, caption, ("hyperparameter", "importance"), list(shares.items()), ("csv",))
-    return Picture(style.save(figure, file.with_suffix(".png")), caption), table
+def run_minutes(run: Run) -> float:
+    """Minutes that the epochs of a run took; NaN if it did not log them."""
+    seconds = run.series("seconds")[1]
+    return float(seconds.sum()) / 60 if len(seconds) else math.nan
 
 
 def _runs_table(results: Results) -> Table:
@@ -295,20 +261,38 @@ def _runs_table(results: Results) -> Table:
             run.id,
         ),
     )
+    best = results.run("best")
+    marks = {run.id: differences(run, best, sweep.objective) for run in ordered if best}
+    marked = ("not comparable with the best run",) if any(marks.values()) else ()
     rows: list[Sequence[Cell]] = [
         (
             run.name or run.id,
             run.id,
             run.outcome,
             len(run.history),
+            run_minutes(run),
             sweep.value(run),
             *(value_text(run.hyperparameters.get(name)) for name in names),
+            *(marks[run.id] for _ in marked),
         )
         for run in ordered
     ]
-    header = ("run", "id", "outcome", "epochs", sweep.objective, *names)
+    label = style.objective_label(sweep.objective)
+    header = ("run", "id", "outcome", "epochs", "minutes", label, *names, *marked)
     caption = "Runs of the sweep: finished runs first, best first"
-    return Table(results.folder / "sweep_runs", caption, header, rows)
+    folded = len(rows) > LONG_TABLE
+    return Table(results.folder / "sweep_runs", caption, header, rows, folded=folded)
+
+
+def differences(run: Run, best: Run, objective: str) -> str:
+    """Why the objective of a run cannot be compared with that of the best run; empty if it can."""
+    mine, theirs = run.task(objective), best.task(objective)
+    different = [name for name, value in mine.items() if value != theirs[name]]
+    return f"other {', '.join(different)}" if different and run.history else ""
+
+
+def _part(look: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: look[name] for name in names}
 
 
 def _label(sweep: Sweep) -> str:

@@ -30,7 +30,22 @@ BEST_BY = {"loss": "val_loss", "error": "val_error"}
 """Config.best_by -> the value per epoch whose lowest epoch has the best weights."""
 
 BASELINE = {"batch_size": 16, "learning_rate": 0.007, "activation": "relu"}
-"""The published setting that every search has to beat. A run with these values is a baseline."""
+"""The published setting that every search has to beat. See `is_baseline`."""
+
+FREE_IN_BASELINE = (
+    "loss",
+    "epochs",
+    "val_batch_size",
+    "precision",
+    "keep_epoch",
+    "best_by",
+    "seed",
+)
+"""Hyperparameters that may have any value in a baseline.
+
+Loss and epochs are the task that a search sets. The others do not change how a run is trained, or
+only by rounding or by chance.
+"""
 
 STATUSES = {
     "finished": 0,
@@ -244,6 +259,26 @@ class Config:
             known = ", ".join(spec.name for spec in fields(cls))
             raise UserError(f"unknown hyperparameter {', '.join(unknown)}; known are: {known}")
         return cls(**values)
+
+
+def is_baseline(values: Mapping[str, Any]) -> bool:
+    """Whether a run with these hyperparameters is the published setting.
+
+    It has the values of BASELINE, and the default of every other hyperparameter except those in
+    FREE_IN_BASELINE.
+
+    Args:
+        values: Hyperparameters by name. A missing one has its default, except those of BASELINE: a
+            run that stored none of them is of another project.
+    """
+    if not BASELINE.items() <= values.items():
+        return False
+    defaults = {spec.name: spec.default for spec in fields(Config)}
+    return all(
+        name in defaults and value == defaults[name]
+        for name, value in values.items()
+        if name not in (*BASELINE, *FREE_IN_BASELINE)
+    )
 
 
 def settle(values: Mapping[str, Any], patch_size: int) -> Config:

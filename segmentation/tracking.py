@@ -24,7 +24,7 @@ from wandb.apis.public.runs import RunNotFoundError
 
 from segmentation import account, windows
 from segmentation.checkpoint import PACKED, Checkpoint, Row
-from segmentation.config import BASELINE, NOT_HYPERPARAMETERS, STATUSES, Config, settle
+from segmentation.config import NOT_HYPERPARAMETERS, STATUSES, Config, is_baseline, settle
 from segmentation.ending import RunEnded
 from segmentation.errors import UserError
 from segmentation.labels import CLASSES, IGNORE
@@ -106,7 +106,7 @@ def start(
     defaults = {key: value for key, value in asdict(config).items() if key not in run.config}
     _update_config(run, defaults | {"data": data})
     tags = run.tags or ()
-    if BASELINE.items() <= asdict(config).items() and "baseline" not in tags:
+    if is_baseline(asdict(config)) and "baseline" not in tags:
         run.tags = (*tags, "baseline")
     run.define_metric("*", step_metric="epoch")
     _use_data(run, prepared)

@@ -175,10 +175,11 @@ def test_a_sweep_by_error_ranks_by_error_although_the_losses_say_otherwise():
     base = run("base", (0.4, 0.5), errors=(0.65, 0.75), best_by="error")
     choice = best_run.choose(sweep(*runs, others=(base,), metric=BY_ERROR))
     assert (choice.objective, choice.best.id, choice.best.objective) == ("best_val_error", "b", 0.5)
-    assert "run-b (b): best_val_error 0.5000 at epoch 1" in choice.statement
+    assert choice.statement.startswith("The best run of the search is run-b (b), of 2 runs")
+    assert "lowest validation error 0.5000 at epoch 1" in choice.statement
     # the error compares runs whose losses differ; "a" is a baseline of the sweep itself
     assert choice.baseline.id == "a" and choice.gain == pytest.approx(0.2)
-    assert "best_val_error 0.7000; gain +0.2000" in " ".join(map(str, best_run.notes(choice)))
+    assert "The baseline is run-a (a)" in map(str, best_run.notes(choice))
     assert not [warning for warning in choice.warnings if "weights" in warning]
     by_loss = best_run.choose(sweep(*runs, others=(base,)))
     assert (by_loss.best.id, by_loss.best.objective) == ("a", 0.2)

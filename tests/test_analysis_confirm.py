@@ -61,8 +61,26 @@ def test_a_confirmation_compares_the_objective_of_the_search(tmp_path):
     made = results(sweep(winner, metric=BY_ERROR), tmp_path)
     section = confirm.make(made, sweep(*best, *base))
     assert "The search beat the baseline by" in section.notes[0].text
-    assert "of best_val_error" in section.notes[0].text
-    assert section.tables[0].caption.startswith("best_val_error of")
+    assert "(lowest validation error;" in section.notes[0].text
+    assert section.tables[0].caption.startswith("Lowest validation error of")
     old = [run(f"p{s}", (0.1,), epochs=9, seed=s) for s in (1, 2)]
     with pytest.raises(UserError, match=r"0 of the baseline .* with a finite best_val_error"):
         confirm.make(made, sweep(*best, *old))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"checksum": "d" * 64}, ("the data set dddddddddddd,", "has c:")),
+        ({"loss": "ce_dice"}, ("the loss ce_dice, label_smoothing 0.0", "has dice_focal,")),
+    ],
+    ids=["data", "loss"],
+)
+def test_a_confirmation_on_other_data_or_with_another_loss_is_refused(other, words, tmp_path):
+    made = results(sweep(run("w", (0.1,), batch_size=4)), tmp_path)
+    pairs = [run(f"b{s}", (0.1,), batch_size=4, seed=s, **other) for s in (1, 2)]
+    pairs += [run(f"p{s}", (0.2,), seed=s, **other) for s in (1, 2)]
+    with pytest.raises(UserError) as raised:
+        confirm.make(made, sweep(*pairs))
+    for word in words:
+        assert word in raised.value.message

@@ -145,7 +145,7 @@ def test_hyperband_rungs_equal_those_of_wandbs_own_code(rule, rungs):
         assert [band for band in witness.early_terminate_info["bands"] if band <= 27] == rungs
 
 
-def test_a_search_has_five_figures_and_other_sweeps_share_the_axes_of_its_progress(
+def test_a_search_has_its_figures_and_other_sweeps_share_the_axes_of_its_progress(
     searched, tmp_path
 ):
     other = sweep(run("o", (0.9, 0.3)), method="random")
@@ -154,10 +154,12 @@ def test_a_search_has_five_figures_and_other_sweeps_share_the_axes_of_its_progre
     assert names == {
         "sweep_progress",
         "sweep_curves",
-        "sweep_parallel",
+        "sweep_cost",
+        "sweep_rate_batch",
         "sweep_parameters",
-        "sweep_importance",
     }
+    assert any("no parallel coordinates of fewer than 20" in note.text for note in section.notes)
+    assert any("too few for fANOVA; 30 runs" in note.text for note in section.notes)
     section.write()
     labels = {row["sweep"] for row in csv.DictReader((tmp_path / "sweep_progress.csv").open())}
     assert labels == {"city search: bayes, 14 runs", "city search: random, 1 runs"}
@@ -172,12 +174,20 @@ def test_figures_and_tables_of_a_search_by_error_show_the_error(tmp_path, monkey
         style, "save", lambda figure, file: figures.setdefault(file, figure) and file
     )
     runs = [
-        run(f"r{i}", (0.5, 0.5 - i / 50), errors=(0.8, 0.3 + i / 50), learning_rate=0.001 * (1 + i))
-        for i in range(12)
+        run(
+            f"r{i:02d}",
+            (0.5, 0.5 - i / 50),
+            errors=(0.8, 0.3 + i / 50),
+            learning_rate=0.001 * (1 + i),
+        )
+        for i in range(20)
     ]
     made = results(sweep(*runs, metric=BY_ERROR), tmp_path)
     section = search.make(made)
-    assert section.notes == []
+    assert [note.text.split(":")[0] for note in section.notes] == [
+        "learning rate and batch size were not both searched",
+        "importance of the hyperparameters",
+    ]
     drawn = {file.stem: figure for file, figure in figures.items()}
     labels = {name: figure.axes[0].get_ylabel() for name, figure in drawn.items()}
     assert labels["sweep_progress"] == "lowest validation error so far"
@@ -186,12 +196,15 @@ def test_figures_and_tables_of_a_search_by_error_show_the_error(tmp_path, monkey
     texts = [text.get_text() for text in drawn["sweep_parallel"].axes[0].texts]
     assert "lowest validation error" in texts
     ends = [line.get_ydata()[-1] for line in drawn["sweep_curves"].axes[0].lines]
+    assert drawn["sweep_parallel"].axes[1].get_ylabel() == "lowest validation error"
     assert set(ends) == {run.value("best_val_error") for run in runs}
     assert any(p.caption.startswith("Validation error of every run") for p in section.pictures)
     tables = {table.file.name: table for table in section.tables}
     assert tables["sweep_progress"].header[-1] == "best_val_error"
     assert tables["sweep_progress"].rows[-1][-1] == 0.3
-    assert [row[0] for row in tables["sweep_runs"].rows] == [f"run-r{i}" for i in range(12)]
+    assert tables["sweep_runs"].header[5] == "lowest validation error"
+    assert [row[0] for row in tables["sweep_runs"].rows] == [f"run-r{i:02d}" for i in range(20)]
+    assert tables["sweep_runs"].folded
 
 
 def test_the_published_panels_show_the_objective_of_the_sweep(tmp_path):
@@ -210,13 +223,106 @@ def test_positions_on_an_axis_lie_between_0_and_1_in_the_order_of_the_values(val
     assert places[0] == 0 and ((places >= 0) & (places <= 1)).all() and (np.diff(places) >= 0).all()
 
 
-def test_the_hyperparameter_that_decides_has_the_largest_importance(searched):
+def test_the_hyperparameter_that_decides_has_the_largest_importance(searched, monkeypatch):
+    monkeypatch.setattr(importance, "MIN_RUNS", 12)
+    monkeypatch.setattr(importance, "SAMPLES", 3)
     shares, used = importance.importances(sweep(*searched))
     assert used == 12  # the diverged and the empty one do not count
-    assert shares["learning_rate"] > 0.7 > shares["batch_size"]
-    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["learning_rate"][0] > 0.7 > shares["batch_size"][0]
+    assert sum(share for share, _ in shares.values()) == pytest.approx(1)
+    assert all(0 < error < 0.5 for _, error in shares.values())
+    monkeypatch.setattr(importance, "MIN_RUNS", 13)
     with pytest.raises(UserError, match="too few"):
-        importance.importances(sweep(*searched[:5]))
+        importance.importances(sweep(*searched))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "whole", "ticks"),
+    [
+        (0.0005, 0.017, True, False, [0.001, 0.01]),
+        (0.0012, 0.009, True, False, [0.002, 0.005]),
+        (0.09, 1.33, True, False, [0.1, 1.0]),
+        (12, 32, False, True, [15, 20, 25, 30]),
+        (1, 2, False, True, [1, 2]),
+        (0.2613, 0.6272, False, False, [0.3, 0.4, 0.5, 0.6]),
+    ],
+)
+def test_ticks_are_round_numbers_inside_the_axis(low, high, log, whole, ticks):
+    assert scales.round_ticks(low, high, log, whole) == pytest.approx(ticks)
+
+
+def test_the_baseline_is_a_line_in_every_figure_of_the_objective(searched, tmp_path, monkeypatch):
+    figures = {}
+    monkeypatch.setattr(
+        style, "save", lambda figure, file: figures.setdefault(file.stem, figure) and file
+    )
+    search.make(results(sweep(*searched, others=(run("base", (0.6, 0.3)),)), tmp_path))
+    color = style.ROLES["baseline"]["color"]
+    for name in ("sweep_progress", "sweep_parameters"):
+        for axes in figures[name].axes:
+            (line,) = [
+                line
+                for line in axes.lines
+                if line.get_color() == color and line.get_marker() == "None"
+            ]
+            assert set(line.get_ydata()) == {0.3}
+    (text,) = [
+        text.get_text()
+        for text in figures["sweep_progress"].axes[0].get_legend().texts
+        if "baseline" in text.get_text()
+    ]
+    assert text == "baseline: 0.3000"
+    curve = [
+        line
+        for line in figures["sweep_curves"].axes[0].lines
+        if line.get_color() == color and list(line.get_ydata()) == [0.6, 0.3]
+    ]
+    assert len(curve) == 1
+
+
+def test_the_cost_of_a_run_is_its_epochs_and_the_sum_of_their_seconds(tmp_path, monkeypatch):
+    figures = {}
+    monkeypatch.setattr(style, "save", lambda figure, file: figures.setdefault(file.stem, figure))
+    rows = [{"epoch": i, "val_loss": 0.5, OBJECTIVE: 0.5, "seconds": 60.0 * i} for i in (1, 2, 3)]
+    runs = run("a", history=rows), run("b", history=rows[:2], status="stopped"), run("c")
+    (picture,) = search._cost(results(sweep(*runs), tmp_path))
+    heights = [[bar.get_height() for bar in axes.patches] for axes in figures["sweep_cost"].axes]
+    assert heights == [[3, 2], [6, 3]]
+    assert "together 5 epochs and 9.0 minutes" in picture.caption
+
+
+def test_runs_that_end_above_the_axis_are_counted(tmp_path, monkeypatch):
+    figures = {}
+    monkeypatch.setattr(style, "save", lambda figure, file: figures.setdefault(file.stem, figure))
+    good = [run(f"g{i}", (0.55, 0.5 + i / 100)) for i in range(9)]
+    search._curves(results(sweep(*good, run("bad", (1.6, 1.5), "stopped")), tmp_path))
+    (axes,) = figures["sweep_curves"].axes
+    assert "2 values above the axis, up to 1.6" in axes.get_title(loc="left")
+    texts = [text.get_text() for text in axes.get_legend().texts]
+    assert "stopped: 1, 1 ending above the axis" in texts and "finished: 9" in texts
+
+
+def test_runs_that_cannot_be_compared_with_the_best_one_are_marked_in_the_table(tmp_path):
+    runs = (
+        run("a", (0.2,), batch_size=4),
+        run("b", (0.3,)),
+        run("d", (0.4,), checksum="d"),
+        run("l", (0.5,), loss="ce_dice", checksum="d"),
+    )
+    made = results(sweep(*runs), tmp_path / "x")
+    table = search._runs_table(made)
+    assert table.header[-1] == "not comparable with the best run"
+    assert [row[-1] for row in table.rows] == ["", "", "other data set", "other data set, loss"]
+    warnings = " ".join(made.choice.warnings)
+    assert "2 data sets: c (2 runs), d (2 runs)" in warnings and "2 losses: " in warnings
+    alike = search._runs_table(results(sweep(*runs[:2]), tmp_path / "y"))
+    assert "not comparable" not in alike.header[-1]
+
+
+def test_a_search_on_other_data_is_not_drawn_beside_this_one(searched, tmp_path):
+    made = results(sweep(*searched), tmp_path)
+    with pytest.raises(UserError, match="the data set other,"):
+        search.make(made, [sweep(run("o", (0.9,), checksum="other"))])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +337,7 @@ def test_the_hyperparameter_that_decides_has_the_largest_importance(searched):
 )
 def test_each_figure_that_cannot_be_drawn_is_a_note(runs, tmp_path):
     section = search.make(results(sweep(*runs), tmp_path))
-    assert not section.pictures
+    assert {picture.file.stem for picture in section.pictures} <= {"sweep_cost"}
     assert len(section.notes) >= 5
     assert section.write()  # the table of runs is still made
 

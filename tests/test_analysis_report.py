@@ -111,7 +111,7 @@ def test_the_page_holds_every_figure_and_loads_nothing_else(made):
         "curves_loss",
         "precision_recall",
         "sweep_progress",
-        "sweep_parallel",
+        "sweep_cost",
     ):
         assert (folder / f"{name}.png").is_file() and (folder / f"{name}.svg").is_file()
     shown = {
@@ -322,9 +322,11 @@ def test_the_page_of_a_search_by_error_names_the_error(tmp_path, tiny_set):
     _, page = make_report(found.folder, tiny_set)
     shown = re.findall(r"<div><b>(.*?)</b><span>(.*?)</span></div>", page)
     numbers = {label: value for value, label in shown}
-    assert numbers["lowest validation error, best run"] == "0.5000"
+    assert numbers["lowest validation error, best run of the search"] == "0.5000"
     assert numbers["lowest validation error, baseline"] == "0.6000"
-    assert "best_val_error is 1 - mean IoU" in page and "validation loss" not in page
+    assert numbers["Did the search beat the baseline?"] == "Yes"
+    assert numbers["epochs, all runs together"] == "2"
+    assert "The validation error is 1 - mean IoU" in page and "validation loss" not in page
 
 
 def test_a_browser_shows_every_figure_without_a_warning(made, browser):

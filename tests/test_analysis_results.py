@@ -133,3 +133,18 @@ def test_for_a_damaged_sweep_the_error_names_the_file_and_the_next_step(text, tm
     said = CliRunner().invoke(best_run.main, [found.sweep.path, "--out", str(tmp_path)])
     assert said.exit_code == 1 and isinstance(said.exception, SystemExit)
     assert f"Error: {file} is damaged" in said.output and "remove it" in said.output
+
+
+@pytest.mark.parametrize("option", ["--compare", "--confirm"])
+def test_a_report_refuses_a_sweep_on_other_data_before_it_draws_anything(option, tmp_path):
+    made = results(sweep(run("a", (0.2,), batch_size=4), run("b", (0.3,))), tmp_path)
+    other = sweep(run("o", (0.1,), checksum="other"))
+    text = json.dumps({"format": FORMAT} | asdict(other) | {"path": "someone/city/other"})
+    (tmp_path / "someone.city.other.sweep.json").write_text(text)
+    before = set(tmp_path.iterdir())
+    arguments = [made.sweep.path, "--out", str(tmp_path), option, "someone/city/other"]
+    done = CliRunner().invoke(report.main, arguments)
+    assert done.exit_code == 1
+    message = f"someone/city/other has the data set other, but {made.sweep.path} has c:"
+    assert f"Error: {message}" in done.output
+    assert set(tmp_path.iterdir()) == before

@@ -1,10 +1,11 @@
 """runs.py: outcomes, values, and problems in the data of a run."""
 
 import pytest
-from analysis_helpers import rows, run, sweep
+from analysis_helpers import BY_ERROR, rows, run, sweep
 
-from analysis.runs import Run
+from analysis.runs import Run, check_comparable
 from segmentation.config import OBJECTIVE
+from segmentation.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,45 @@ def test_losses_of_two_definitions_cannot_be_compared_but_their_errors_can():
         assert not plain.same_task(other, OBJECTIVE)
         assert plain.same_task(other, "best_val_error")
     assert not plain.same_task(run("e", (0.5,), checksum="other"), "best_val_error")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (sweep(run("b", (0.4,), checksum="d" * 64)), ("data set dddddddddddd,", "has c:")),
+        (
+            sweep(run("b", (0.4,), data={"checksum": "c", "options": {"split": "random"}})),
+            ("the split random,", "has unknown:"),
+        ),
+        (
+            sweep(run("b", (0.4,)), run("l", (0.4,), loss="ce_dice")),
+            ("the loss ce_dice, ", " and dice_focal,"),
+        ),
+        (
+            sweep(run("b", (0.4,), errors=(0.3,)), metric=BY_ERROR),
+            ("the objective best_val_error,", "has best_val_loss:"),
+        ),
+    ],
+    ids=["data", "split", "loss", "objective"],
+)
+def test_sweeps_that_cannot_be_compared_are_refused_with_both_values(other, words):
+    mine = sweep(run("a", (0.5,)))
+    check_comparable(sweep(run("x", (0.4,)), run("sick", (0.4,), "diverged")), mine)
+    with pytest.raises(UserError) as raised:
+        check_comparable(other, mine)
+    for word in words:
+        assert word in raised.value.message, raised.value.message
+
+
+def test_a_sweep_without_values_can_be_compared_with_any():
+    """It adds nothing to a figure."""
+    check_comparable(sweep(run("e", checksum="d")), sweep(run("a", (0.5,))))
+    check_comparable(sweep(run("a", (0.5,))), sweep())
+
+
+def test_losses_may_differ_where_the_error_is_compared():
+    mine, theirs = (
+        sweep(run(name, (0.5,), errors=(0.4,), loss=loss), metric=BY_ERROR)
+        for name, loss in (("a", "dice_focal"), ("b", "ce_dice"))
+    )
+    check_comparable(theirs, mine)

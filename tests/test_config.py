@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from hypothesis import given as any_of
 from hypothesis import strategies as st
 
-from segmentation.config import BASELINE, Config
+from segmentation.config import BASELINE, Config, is_baseline
 from segmentation.errors import UserError
 from segmentation.options import config_options, given
 
@@ -27,7 +27,49 @@ def parsed(*arguments: str) -> str:
 
 
 def test_defaults_are_the_baseline():
-    assert BASELINE.items() <= asdict(Config()).items()
+    assert is_baseline(asdict(Config()))
+    assert is_baseline(BASELINE)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"loss": "ce_dice"},
+        {"epochs": 3},
+        {"val_batch_size": 64},
+        {"precision": "float32"},
+        {"keep_epoch": 2},
+        {"best_by": "error"},
+        {"seed": 9},
+    ],
+)
+def test_a_baseline_may_have_another_task_or_seed(changed):
+    assert is_baseline(asdict(Config(**changed)))
+    assert is_baseline(BASELINE | changed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch_size": 8},
+        {"learning_rate": 0.0071},
+        {"activation": "tanh"},
+        {"ema": 0.99},
+        {"window": 64},
+        {"augment": "flip"},
+        {"weight_decay": 0.01},
+        {"unlabeled": "ignore"},
+        {"backbone": "resnet18"},
+    ],
+)
+def test_a_run_that_trains_in_another_way_is_no_baseline(changed):
+    assert not is_baseline(asdict(Config(**changed)))
+    assert not is_baseline(BASELINE | changed)
+
+
+def test_a_run_of_another_project_is_no_baseline():
+    for values in ({}, {"learning_rate": 0.007}, BASELINE | {"layers": 3}):
+        assert not is_baseline(values)
 
 
 def test_without_options_the_defaults_hold():
