@@ -31,7 +31,7 @@ from analysis.cli import (
 )
 from analysis.results import Results, load_sweep
 from analysis.runs import Sweep
-from analysis.sections import Note, Picture, Section, Table, value_text
+from analysis.sections import Note, Section, Table, value_text
 from segmentation.errors import UserError
 
 PAGE = "report.html"
@@ -227,24 +227,11 @@ def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
     found = trained.Weights.of_run(results.weights("best"), results.best)
     (model,), size = trained.open_models([found])
     folder = results.folder / "whole"
+    scale = predict.scale_for([found])
     pictures = []
     for path, name in zip(images, predict.names(images), strict=True):
-        image = predict.read(path)
-        section = predict.make(image, name, folder, size, model, found.scale)
-        layers = {
-            "image": image,
-            "prediction": predict.read(folder / f"{name}_mask.png"),
-            "overlay": predict.read(folder / f"{name}_overlay.png"),
-        }
-        height = 2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7
-        figure, (row,) = style.figure(1, len(layers), height=height)
-        for axes, (title, layer) in zip(row, layers.items(), strict=True):
-            axes.imshow(layer)
-            axes.axis("off")
-            axes.set_title(title)
-        figure.legend(handles=style.class_legend(), loc="outside lower center", ncols=6, fontsize=8)
-        file = style.save(figure, folder / f"{name}.png")
-        pictures.append(Picture(file, section.notes[0].text))
+        section = predict.make(predict.read(path), name, folder, size, model, scale)
+        pictures += section.pictures
     command = command_line(
         "predict",
         predict.main,
