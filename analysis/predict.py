@@ -50,8 +50,8 @@ Image = NDArray[np.uint8]
 @click.option(
     "--scale",
     type=click.IntRange(1, 64),
-    help="Shrink images by this factor first. Default: the one that the model was trained at, which "
-    "its file says.",
+    help="Shrink images by this factor first. Default: the scale at which the model was trained, "
+    "which its file says.",
 )
 @role_option
 @symmetries_option

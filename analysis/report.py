@@ -97,7 +97,7 @@ def main(
     parts = _parts(results, images, compare, confirmation, refresh)
     sections = [
         _overview(results),
-        *(_attempt(title, make) for title, make in parts),
+        *(attempt(title, make) for title, make in parts),
         _provenance(results, command),
     ]
     for section in (sections[0], sections[-1]):
@@ -128,7 +128,7 @@ def _parts(
     parts: list[tuple[str, Callable[[], Section]]] = [
         ("Learning curves", lambda: curves.make(results)),
         ("Precision and recall", lambda: precision_recall.make(results)),
-        *((panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH),
+        *((panel.TITLES[which], partial(panel_section, results, which)) for which in panel.WHICH),
     ]
     if confirmation:
         parts.insert(0, ("Is the gain real?", lambda: confirm.make(results, load(confirmation))))
@@ -138,7 +138,7 @@ def _parts(
     return parts
 
 
-def _attempt(title: str, make: Callable[[], Section]) -> Section:
+def attempt(title: str, make: Callable[[], Section]) -> Section:
     """The section that `make` returns, written; a section with the reason if that fails."""
     click.echo(f"{title} ...")
     try:
@@ -154,7 +154,7 @@ def _attempt(title: str, make: Callable[[], Section]) -> Section:
     return Section(title, notes=[Note(reason, warning=True)])
 
 
-def _panel(results: Results, which: str) -> Section:
+def panel_section(results: Results, which: str) -> Section:
     """A panel. The patches of the best one are also written one by one."""
     section = panel.make(results, which)
     if which == "best":
@@ -200,6 +200,14 @@ def _key(results: Results) -> dict[str, str]:
 
 def _provenance(results: Results, command: str) -> Section:
     """Where the numbers come from: runs, code, data, and the command that makes the page."""
+    links = {f"sweep {results.sweep}": results.sweep.url}
+    links |= {f"run {run.name} ({role})": run.url for role, run in results.choice.roles().items()}
+    notes = [best_run.wandb_note(results.choice)]
+    return Section("Provenance", command, notes, tables=provenance_tables(results), links=links)
+
+
+def provenance_tables(results: Results) -> list[Table]:
+    """A table of runs, code, device and data, one column per role; none without a best run."""
     roles = results.choice.roles()
     facts = {
         "run": [run.id for run in roles.values()],
@@ -214,12 +222,9 @@ def _provenance(results: Results, command: str) -> Section:
         "best epoch": [str(run.best_epoch) for run in roles.values()],
     }
     rows = [(fact, *values) for fact, values in facts.items()]
+    header = ("", *(results.main_role if role == "best" else role for role in roles))
     file = results.folder / "provenance"
-    tables = [Table(file, "Provenance of the runs", ("", *roles), rows)] if roles else []
-    links = {f"sweep {results.sweep}": results.sweep.url}
-    links |= {f"run {run.name} ({role})": run.url for role, run in roles.items()}
-    notes = [best_run.wandb_note(results.choice)]
-    return Section("Provenance", command, notes, tables=tables, links=links)
+    return [Table(file, "Provenance of the runs", header, rows)] if roles else []
 
 
 def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:

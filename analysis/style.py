@@ -36,6 +36,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 GREY = "#8A8A8A"
 ROLES: dict[str, dict[str, Any]] = {
     "best": {"color": BLUE, "linestyle": "-", "marker": "o"},
+    "run": {"color": BLUE, "linestyle": "-", "marker": "o"},  # the only one of its page
     "baseline": {"color": ORANGE, "linestyle": "--", "marker": "s"},
 }
 OUTCOMES: dict[str, dict[str, Any]] = {

@@ -151,7 +151,7 @@ def test_bad_images_are_one_line_each_and_the_others_are_predicted(tmp_path, mon
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.jpg")
-    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras", 1))
     monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
@@ -170,7 +170,7 @@ def test_a_full_disk_and_an_impossible_folder_are_an_error_of_one_line(
     (tmp_path / "a.png").write_bytes(
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
-    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras", 1))
     monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):

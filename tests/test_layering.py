@@ -29,7 +29,7 @@ ORDER = {
         ),
         *("config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
-        "windows",
+        *("windows", "model_facts"),
         *(
             "city",
             "synthetic",
@@ -160,14 +160,14 @@ def only_named_files_import_wandb(root: Path) -> Iterator[str]:
 
 
 def commands_import_no_command(root: Path) -> Iterator[str]:
-    """`analysis.report` is the exception: it puts all others on one page."""
+    """The exceptions put all others on one page: `analysis.report`, and `analysis.run` with it."""
     commands = {
         ".".join(file.relative_to(root).with_suffix("").parts)
         for package in ("segmentation", "analysis")
         for file in python_files(root, package)
         if "@click.command" in file.read_text()
     } | {"train"}
-    for name in commands - {"analysis.report"}:
+    for name in commands - {"analysis.report", "analysis.run"}:
         for used in imports(root, root / (name.replace(".", "/") + ".py")) & commands:
             yield f"{name} imports {used}"
 
