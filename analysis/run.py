@@ -59,16 +59,14 @@ def main(name: str, folder: Path | None, data: Path, checkpoints: Path) -> None:
     results = open_run(source, run, folder or Path("results") / f"run-{run.id}", data, checkpoints)
     results.prepared  # noqa: B018 - missing or other data is reported before anything is written
     save(results.choice, results.sweep, results.folder)
-    overview = _overview(results)
-    overview.write()
-    made = [report.attempt(title, make) for title, make in _parts(results)]
     command = command_line("run", main, results, name=name, folder=folder)
-    links = {f"run {run}": run.url}
-    tables = report.provenance_tables(results)
-    provenance = Section("Provenance", command, tables=tables, links=links)
-    provenance.write()
+    sections = [
+        _overview(results),
+        *(report.attempt(title, make) for title, make in _parts(results)),
+        _provenance(results, command),
+    ]
+    sections[-1].write()
     file = results.folder / report.PAGE
-    sections = [overview, *made, provenance]
     html = page.render(f"Run {run}", results.choice.statement, _key(results), sections)
     file.write_text(html, encoding="utf-8")
     click.echo(f"report: {file}")
@@ -158,24 +156,30 @@ def _parts(results: Results) -> Parts:
 
 
 def _overview(results: Results) -> Section:
-    """Notes about the run, and a table of its hyperparameters beside the defaults."""
-    run = results.best
-    defaults = vars(Config())
+    """What a reader should know about the run before its figures."""
+    run, defaults = results.best, vars(Config())
+    changed = [
+        f"{name} {value_text(value)}"
+        for name, value in run.hyperparameters.items()
+        if value != defaults.get(name, value)
+    ]
+    notes = [Note(f"Not at its default: {', '.join(changed) or 'no hyperparameter'}")]
+    if run.outcome != "finished":
+        notes.insert(0, Note(f"The run is {run.outcome}, not finished", warning=True))
+    return Section("The run", notes=[*notes, *best_run.notes(results.choice)])
+
+
+def _provenance(results: Results, command: str) -> Section:
+    """Where the numbers come from: code, data, all hyperparameters, and the page's command."""
+    run, defaults = results.best, vars(Config())
     rows = [
-        (
-            name,
-            value_text(value),
-            value_text(defaults[name]) if name in defaults else None,
-            "changed" if defaults.get(name, value) != value else "",
-        )
+        (name, value_text(value), value_text(defaults[name]) if name in defaults else None)
         for name, value in run.hyperparameters.items()
     ]
-    header = ("hyperparameter", "run", "default", "")
-    table = Table(results.folder / "configuration", "Configuration", header, rows)
-    notes = best_run.notes(results.choice)
-    if run.outcome != "finished":
-        notes.insert(0, Note(f"the run is {run.outcome}, not finished", warning=True))
-    return Section("The run", notes=notes, tables=[table])
+    header = ("hyperparameter", "run", "default")
+    configuration = Table(results.folder / "configuration", "Configuration", header, rows)
+    tables = [*report.provenance_tables(results), configuration]
+    return Section("Provenance", command, tables=tables, links={f"run {run}": run.url})
 
 
 def _key(results: Results) -> dict[str, str]:

@@ -316,12 +316,14 @@ class Checkpoint:
     def _write_state(self) -> None:
         """Writes `state.json`. From then on the epoch counts as finished."""
         part = self.folder / "part-state.json"
+        model = asdict(self._facts) if self._facts else {}
+        model.pop("epoch", None)  # differs from file to file
         state = {
             "format": FORMAT,
             "identity": self.identity,
             "rows": self.rows,
             "files": self.files,
-            "model": asdict(self._facts) if self._facts else {},
+            "model": model,
             "run": self.run,
             "status": self.status,
         }

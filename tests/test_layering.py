@@ -29,7 +29,7 @@ ORDER = {
         ),
         *("config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "convert", "prepare"),
-        *("windows", "model_facts"),
+        *("windows", "model_facts", "pictures"),
         *(
             "city",
             "synthetic",
