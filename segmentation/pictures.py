@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segmentation.labels import CLASSES, COLORS, IGNORE, decode
 
 PER_LINE = 2  # patches beside each other
-SIDE = 1.7  # inches of one picture
+SIDE, CAPTION, HEAD, FOOT = 1.7, 0.25, 0.6, 0.6  # inches: a picture, and the text around them
 DPI = 140
 
 
@@ -38,8 +38,12 @@ def draw(
     """
     lines = -(-len(images) // PER_LINE)
     ratios = [1, 1, 1, *[0.1, 1, 1, 1] * (PER_LINE - 1)]  # a narrow gap between the patches
-    figure = Figure(figsize=(SIDE * sum(ratios), lines * (SIDE + 0.3) + 0.8), layout="constrained")
+    height = lines * (SIDE + CAPTION) + HEAD + FOOT
+    figure = Figure(figsize=(SIDE * sum(ratios), height))
     FigureCanvasAgg(figure)
+    # by hand: a layout engine would draw the figure twice
+    edges = {"left": 0.01, "right": 0.99, "top": 1 - HEAD / height, "bottom": FOOT / height}
+    figure.subplots_adjust(**edges, wspace=0.05, hspace=CAPTION / SIDE)
     axes = figure.subplots(lines, len(ratios), squeeze=False, width_ratios=ratios)
     for cell in axes.flat:
         cell.axis("off")
@@ -62,5 +66,5 @@ def draw(
     ]
     if (masks == IGNORE).any():
         legend.append(Patch(facecolor="black", label="not annotated"))
-    figure.legend(handles=legend, loc="outside lower center", ncols=7, fontsize=8, frameon=False)
+    figure.legend(handles=legend, loc="lower center", ncols=7, fontsize=8, frameon=False)
     figure.savefig(file, dpi=DPI, metadata={"Software": None})
