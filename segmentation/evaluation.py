@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation import metrics, tracking
+from segmentation import metrics, pictures, tracking
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import BEST_BY, Config
 from segmentation.datasets import Patches, predict
@@ -78,8 +78,6 @@ def _log_pictures(
         indices: The split's patches, from which PICTURES are chosen.
         title: Title of the figure.
     """
-    from segmentation.pictures import draw  # imports matplotlib, which training does not need
-
     chosen = indices[np.linspace(0, len(indices) - 1, PICTURES).astype(int)]
     images, masks = prepared.images[chosen], prepared.masks[chosen]
     predictions = np.asarray(model.predict_on_batch(images)).argmax(-1).astype(np.uint8)
@@ -87,5 +85,5 @@ def _log_pictures(
         "tile {tile} part {part} row {row} column {column}".format(**prepared.patches[i])
         for i in chosen
     ]
-    draw(images, masks, predictions, captions, title, panel)
+    pictures.draw(images, masks, predictions, captions, title, panel)
     tracking.log_pictures(run, images, masks, predictions, captions, panel)

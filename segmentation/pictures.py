@@ -1,7 +1,4 @@
-"""The figure of a run: some patches as image, truth and prediction, with a legend.
-
-Importing it takes about a second, for matplotlib. So it is imported after the training.
-"""
+"""The figure of a run: some patches as image, truth and prediction, with a legend."""
 
 from pathlib import Path
 
