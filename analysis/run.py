@@ -145,14 +145,12 @@ def _statement(run: Run, objective: str) -> str:
 
 def _parts(results: Results) -> Parts:
     """(title, function that makes the section) of each part that can fail, in order."""
-    return [
-        ("Learning curves", lambda: curves.make(results)),
-        ("Precision and recall", lambda: precision_recall.make(results)),
-        *(
-            (panel.TITLES[which], partial(report.panel_section, results, which))
-            for which in panel.WHICH
-        ),
-    ]
+    parts: Parts = [("Learning curves", lambda: curves.make(results))]
+    if results.prepared.has("val"):
+        parts.append(("Precision and recall", lambda: precision_recall.make(results)))
+        for which in panel.WHICH:
+            parts.append((panel.TITLES[which], partial(report.panel_section, results, which)))
+    return parts
 
 
 def _overview(results: Results) -> Section:
@@ -164,6 +162,9 @@ def _overview(results: Results) -> Section:
         if value != defaults.get(name, value)
     ]
     notes = [Note(f"Not at its default: {', '.join(changed) or 'no hyperparameter'}")]
+    if not results.prepared.has("val"):
+        text = "The set has no validation split, which scores and pictures of patches need"
+        notes.append(Note(text, warning=True))
     if run.outcome != "finished":
         notes.insert(0, Note(f"The run is {run.outcome}, not finished", warning=True))
     return Section("The run", notes=[*notes, *best_run.notes(results.choice)])

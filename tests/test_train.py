@@ -421,8 +421,8 @@ def test_in_every_ending_the_last_objective_is_its_minimum(
         begin(self, number, logs)
 
     monkeypatch.setattr(callbacks.Progress, "on_epoch_begin", begin_or_end)
-    final, _ = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
-    assert final == status
+    final, state = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
+    assert final == status and state.get("status") == (status if epoch else None)
     values = [row[OBJECTIVE] for row in logged]
     assert values == sorted(values, reverse=True)
     if epoch:
