@@ -31,7 +31,7 @@ from analysis.cli import (
 )
 from analysis.results import Results, load_sweep
 from analysis.runs import Sweep
-from analysis.sections import Note, Section, Table, value_text
+from analysis.sections import Note, Picture, Section, Table, value_text
 from segmentation.errors import UserError
 
 PAGE = "report.html"
@@ -233,7 +233,7 @@ def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
     (model,), size = trained.open_models([found])
     folder = results.folder / "whole"
     scale = predict.scale_for([found])
-    pictures = []
+    pictures: list[Picture] = []
     for path, name in zip(images, predict.names(images), strict=True):
         section = predict.make(predict.read(path), name, folder, size, model, scale)
         pictures += section.pictures
