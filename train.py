@@ -3,6 +3,7 @@
 python train.py --data data/prepared --epochs 5 --learning-rate 0.002
 """
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from segmentation import tensorflow_log, windows
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVES, STATUSES, Config, settle
 from segmentation.ending import RunEnded, Signals, out_of_memory_caught
+from segmentation.model_facts import ModelFacts
 from segmentation.options import config_options, given
 from segmentation.prepared import PreparedSet
 from segmentation.splits import SPLITS
@@ -111,8 +113,12 @@ def run(
         finally:
             signals.limit_finish(folder)
             tracking.finish(wandb_run, status)
+        checkpoint.end(status)
     if not wandb_run.disabled:
         print(f"W&B run:  {folder if wandb_run.offline else wandb_run.url}", flush=True)
+    if checkpoint.epoch:
+        report = ("python", "-m", "analysis.run", str(checkpoint.folder), "--data", str(data))
+        print(f"report:   {shlex.join(report)}", flush=True)
     return status
 
 
@@ -145,6 +151,7 @@ def train(
 
     checkpoint.identify(_identity(config, prepared, precision))
     tracking.log_environment(wandb_run, device, precision)
+    checkpoint.describe(ModelFacts.of_training(config, prepared), tracking.stored(wandb_run))
     tracking.log_rows(wandb_run, checkpoint.rows)
 
     train_data = datasets.training(prepared, config, checkpoint.epoch)

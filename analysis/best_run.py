@@ -20,6 +20,11 @@ from analysis.sections import Note, fixed, value_text
 from segmentation.config import BASELINE, BEST_BY, OBJECTIVES, Config
 from segmentation.errors import UserError
 
+LEAKS = (
+    "the split is random patches: validation patches lie beside training patches, so every score "
+    "is too good"
+)
+
 
 @click.command(context_settings={"max_content_width": 120})
 @click.argument("sweep")
@@ -69,8 +74,8 @@ def choose(sweep: Sweep) -> Choice:
         objective=sweep.objective,
         statement=_statement(sweep, best),
         counts=sweep.outcome_counts(),
-        best=_chosen(best, sweep.objective, names) if best else None,
-        baseline=_chosen(baseline, sweep.objective, names) if baseline else None,
+        best=chosen(best, sweep.objective, names) if best else None,
+        baseline=chosen(baseline, sweep.objective, names) if baseline else None,
         lead=lead,
         wandb_best=compare_with_wandb(sweep, best),
         warnings=tuple(_warnings(sweep, best, baseline, lead)),
@@ -207,10 +212,7 @@ def _warnings(sweep: Sweep, best: Run | None, baseline: Run | None, lead: Lead |
     for run in {run.id: run for run in (best, baseline) if run}.values():
         found += _other_weights(run, sweep.objective)
     if best and best.data.get("leaks"):
-        found.append(
-            "the split is random patches: validation patches lie beside training patches, so "
-            "every score is too good"
-        )
+        found.append(LEAKS)
     return [*found, *sweep.mixed_conditions()]
 
 
@@ -245,7 +247,7 @@ def _other_weights(run: Run, objective: str) -> Iterator[str]:
         )
 
 
-def _chosen(run: Run, objective: str, names: Collection[str]) -> ChosenRun:
+def chosen(run: Run, objective: str, names: Collection[str]) -> ChosenRun:
     """The run as best_run.json stores it: its hyperparameters `names`."""
     known: dict[str, Any] = {
         name: run.environment[name]

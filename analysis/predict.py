@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import blending, trained, weights
+from analysis import blending, style, trained, weights
 from analysis.blending import Model
 from analysis.cli import (
     checkpoints_option,
@@ -21,12 +21,13 @@ from analysis.cli import (
     role_option,
     symmetries_option,
 )
-from analysis.sections import Note, Section, Table
+from analysis.sections import Note, Picture, Section, Table
 from segmentation import sources
 from segmentation.errors import UserError, written
 from segmentation.labels import CLASSES, COLORS, NUM_CLASSES, decode
 
 TINT = 0.45  # weight of the class colour in the overlay
+DRAWN = 1200  # px: most rows or columns of an image in the figure
 SMALLEST_SHARE = 0.0005  # of the image; smaller classes are not named in the note
 
 Image = NDArray[np.uint8]
@@ -49,8 +50,8 @@ Image = NDArray[np.uint8]
 @click.option(
     "--scale",
     type=click.IntRange(1, 64),
-    help="Shrink images by this factor first. Default: that of the run's data; 1 for a file or "
-    "runs/ID.",
+    help="Shrink images by this factor first. Default: the scale at which the model was trained, "
+    "which its file says.",
 )
 @role_option
 @symmetries_option
@@ -67,17 +68,18 @@ def main(
 
     The image is shrunk and scaled as the training data was. Overlapping patches are predicted and
     blended with a smooth window. For each IMAGE, OUT receives NAME_mask.png (class colours, the
-    image's size), NAME_overlay.png and NAME_areas.csv. Pixels are used as stored: an EXIF
-    orientation is ignored, as in prepared sets. An image that cannot be read is reported and
-    skipped; the exit code is then 1.
+    image's size), NAME_overlay.png, NAME_figure.png (image, classes and overlay with a legend) and
+    NAME_areas.csv. Pixels are used as stored: an EXIF orientation is ignored, as in prepared sets.
+    An image that cannot be read is reported and skipped; the exit code is then 1.
     """
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"cannot write {folder}: it is not writable; name another folder")
     found = [trained.find(source, kind, folder, checkpoints) for source in weight_sources]
-    if scale is None:
-        scale = common_scale(found)
+    for entry in found:
+        click.echo(entry)
+    scale = scale_for(found, scale)
     models, size = trained.open_models(found)
     model = blending.mean_of(models)
     if symmetries:
@@ -95,15 +97,36 @@ def main(
         raise UserError(f"{failed} of {len(images)} images could not be predicted")
 
 
-def common_scale(found: Sequence[trained.Weights]) -> int:
-    """The factor by which all models' training images were shrunk. UserError if it differs."""
-    scales = sorted({entry.scale for entry in found})
-    if len(scales) > 1:
+def scale_for(found: Sequence[trained.Weights], asked: int | None = None) -> int:
+    """The factor by which images are shrunk: `asked`, else the one of the models' training.
+
+    Prints a warning if a model was trained at another scale, or at one that is not known.
+
+    Raises:
+        UserError: The models were trained at different scales, and `asked` is None.
+    """
+    known = sorted({entry.scale for entry in found if entry.scale})
+    if asked is None and len(known) > 1:
         raise UserError(
-            f"the models were trained at the scales {', '.join(map(str, scales))}; "
+            f"the models were trained at the scales {', '.join(map(str, known))}; "
             "name models of one scale, or set it with --scale"
         )
-    return scales[0]
+    scale = asked or next(iter(known), 1)
+    for entry in found:
+        if entry.scale and entry.scale != scale:
+            click.echo(
+                f"Warning: {entry.file} was trained on images shrunk by {entry.scale}, and these "
+                f"are shrunk by {scale}. It sees objects at a size that it does not know: expect "
+                f"a wrong map. Leave out --scale, or use --scale {entry.scale}",
+                err=True,
+            )
+        elif not entry.scale and asked is None:
+            click.echo(
+                f"Warning: {entry.file} does not say at which scale it was trained, and {scale} is "
+                "used. At another scale the map is wrong: set the one of `prepare` with --scale",
+                err=True,
+            )
+    return scale
 
 
 def names(images: Sequence[Path]) -> list[str]:
@@ -134,7 +157,10 @@ def segment(image: Image, size: int, model: Model, scale: int = 1) -> NDArray[np
 
 
 def make(image: Image, name: str, folder: Path, size: int, model: Model, scale: int) -> Section:
-    """Writes mask, overlay and areas of one image into `folder`. Raises UserError if it cannot."""
+    """Writes mask, overlay, figure and areas of one image into `folder`.
+
+    Raises UserError if it cannot.
+    """
     mask = segment(image, size, model, scale)
     colors = decode(mask)
     overlay = np.rint((1 - TINT) * image + TINT * colors).astype(np.uint8)
@@ -151,14 +177,31 @@ def make(image: Image, name: str, folder: Path, size: int, model: Model, scale: 
         for file, pixels in files.items():
             png = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
             weights.write_atomically(file, png)
+        figure = _draw(image, colors, overlay, folder / f"{name}_figure.png")
         table.write()
     shares = ", ".join(
         f"{label} {share:.1%}"
         for label, _, _, share in sorted(rows, key=lambda row: -row[2])
         if share >= SMALLEST_SHARE
     )
-    texts = [f"{name}, {image.shape[1]} x {image.shape[0]} px: {shares}", *map(str, files)]
-    return Section(f"Prediction of {name}", notes=[Note(t) for t in texts], tables=[table])
+    resolution = f", predicted at 1/{scale} of the resolution" if scale > 1 else ""
+    text = f"{name}, {image.shape[1]} x {image.shape[0]} px{resolution}: {shares}"
+    notes = [Note(line) for line in (text, *map(str, files))]
+    return Section(f"Prediction of {name}", "", notes, [Picture(figure, text)], [table])
+
+
+def _draw(image: Image, colors: Image, overlay: Image, file: Path) -> Path:
+    """Draws image, predicted classes and overlay side by side, with a legend. Returns `file`."""
+    height = 2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7
+    figure, (row,) = style.figure(1, 3, height=height)
+    step = -(-max(image.shape) // DRAWN)
+    layers = {"image": image, "prediction": colors, "overlay": overlay}
+    for axes, (title, layer) in zip(row, layers.items(), strict=True):
+        axes.imshow(layer[::step, ::step])
+        axes.axis("off")
+        axes.set_title(title)
+    figure.legend(handles=style.class_legend(), loc="outside lower center", ncols=6, fontsize=8)
+    return style.save(figure, file)
 
 
 if __name__ == "__main__":

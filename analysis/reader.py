@@ -1,4 +1,7 @@
-"""Reads runs, sweeps and weights from W&B. The only file of analysis that imports wandb."""
+"""Reads runs, sweeps and weights from W&B, and runs from their folder on this machine.
+
+The only file of analysis that imports wandb.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 
 from analysis.runs import Row, Run, Sweep
+from segmentation.checkpoint import Checkpoint
 from segmentation.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,6 +74,38 @@ def read_run(path: str) -> Run:
     """The run at `entity/project/run_id`. Raises UserError if W&B does not return it."""
     api = _client()
     return _read_run(_asked(f"run {path}", lambda: api.run(path)))
+
+
+def read_checkpoint(folder: Path) -> Run:
+    """The run whose checkpoint is in `folder`, as W&B would return it. Needs no server.
+
+    A run without a stored status, of an older version or one that was killed, is finished if it
+    has all its epochs.
+
+    Raises:
+        UserError: The checkpoint is damaged.
+    """
+    checkpoint = Checkpoint(folder)
+    identity, stored = checkpoint.identity, checkpoint.run
+    config = stored.get("config") or {
+        **{name: v for name, v in identity.items() if name not in ("data", "precision")},
+        "epochs": identity.get("epochs", checkpoint.epoch),
+        "data": {"checksum": identity.get("data")},
+        "environment": {"precision": checkpoint.precision or "unknown"},
+    }
+    complete = checkpoint.epoch >= int(config.get("epochs", 0))
+    status = checkpoint.status or ("finished" if complete else "")
+    ended = "finished" if status else "crashed"
+    return Run(
+        id=folder.resolve().name,
+        name=stored.get("name", ""),
+        state="running" if checkpoint.is_locked() else ended,
+        url=stored.get("url", ""),
+        tags=tuple(stored.get("tags", ())),
+        config=config,
+        summary={"status": status},
+        history=[_scalars(row | {"_step": row["epoch"]}) for row in checkpoint.rows],
+    )
 
 
 def read_maker(artifact_path: str) -> tuple[Run, str]:

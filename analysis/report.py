@@ -100,9 +100,7 @@ def main(
         if results.choice.best:
             check_comparable(confirming, results.sweep, results.best)
 
-    sections = [
-        _attempt(title, make) for title, make in _parts(results, images, others, confirming)
-    ]
+    sections = [attempt(title, make) for title, make in _parts(results, images, others, confirming)]
     judged = verdict.judge(results.choice, results.sweep, _gain(results, confirming))
     on_test = _test_scores(sections)
     command = command_line(
@@ -142,7 +140,7 @@ def _parts(
         ("Learning curves", lambda: curves.make(results)),
         (confusion.TITLE, lambda: confusion.make(results)),
         ("Precision and recall", lambda: precision_recall.make(results)),
-        *((panel.TITLES[which], partial(_panel, results, which)) for which in panel.WHICH),
+        *((panel.TITLES[which], partial(panel_section, results, which)) for which in panel.WHICH),
     ]
     tested = selection.evaluated(results)
     if len(tested) >= selection.MIN_RUNS:
@@ -154,7 +152,7 @@ def _parts(
     return parts
 
 
-def _attempt(title: str, make: Callable[[], Section]) -> Section:
+def attempt(title: str, make: Callable[[], Section]) -> Section:
     """The section that `make` returns, written; a section with the reason if that fails."""
     click.echo(f"{title} ...")
     try:
@@ -170,7 +168,7 @@ def _attempt(title: str, make: Callable[[], Section]) -> Section:
     return Section(title, notes=[Note(reason, warning=True)])
 
 
-def _panel(results: Results, which: str) -> Section:
+def panel_section(results: Results, which: str) -> Section:
     """A panel. The patches of the best one are also written one by one."""
     section = panel.make(results, which)
     if which == "best":
@@ -245,6 +243,14 @@ def _key(results: Results, judged: Verdict, on_test: Mapping[str, float]) -> dic
 
 def _provenance(results: Results, command: str) -> Section:
     """Where the numbers come from: runs, code, data, and the command that makes the page."""
+    links = {f"sweep {results.sweep}": results.sweep.url}
+    links |= {f"run {run.name} ({role})": run.url for role, run in results.choice.roles().items()}
+    notes = [best_run.wandb_note(results.choice)]
+    return Section("Provenance", command, notes, tables=provenance_tables(results), links=links)
+
+
+def provenance_tables(results: Results) -> list[Table]:
+    """A table of runs, code, device and data, one column per role; none without a best run."""
     roles = results.choice.roles()
     facts = {
         "run": [run.id for run in roles.values()],
@@ -259,12 +265,9 @@ def _provenance(results: Results, command: str) -> Section:
         "best epoch": [str(run.best_epoch) for run in roles.values()],
     }
     rows = [(fact, *values) for fact, values in facts.items()]
+    header = ("", *(results.main_role if role == "best" else role for role in roles))
     file = results.folder / "provenance"
-    tables = [Table(file, "Provenance of the runs", ("", *roles), rows)] if roles else []
-    links = {f"sweep {results.sweep}": results.sweep.url}
-    links |= {f"run {run.name} ({role})": run.url for role, run in roles.items()}
-    notes = [best_run.wandb_note(results.choice)]
-    return Section("Provenance", command, notes, tables=tables, links=links)
+    return [Table(file, "Provenance of the runs", header, rows)] if roles else []
 
 
 def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
@@ -272,24 +275,11 @@ def _whole_images(results: Results, images: tuple[Path, ...]) -> Section:
     found = trained.Weights.of_run(results.weights("best"), results.best)
     (model,), size = trained.open_models([found])
     folder = results.folder / "whole"
-    pictures = []
+    scale = predict.scale_for([found])
+    pictures: list[Picture] = []
     for path, name in zip(images, predict.names(images), strict=True):
-        image = predict.read(path)
-        section = predict.make(image, name, folder, size, model, found.scale)
-        layers = {
-            "image": image,
-            "prediction": predict.read(folder / f"{name}_mask.png"),
-            "overlay": predict.read(folder / f"{name}_overlay.png"),
-        }
-        height = 2.6 * min(2.0, image.shape[0] / image.shape[1]) + 0.7
-        figure, (row,) = style.figure(1, len(layers), height=height)
-        for axes, (title, layer) in zip(row, layers.items(), strict=True):
-            axes.imshow(layer)
-            axes.axis("off")
-            axes.set_title(title)
-        figure.legend(handles=style.class_legend(), loc="outside lower center", ncols=6, fontsize=8)
-        file = style.save(figure, folder / f"{name}.png")
-        pictures.append(Picture(file, section.notes[0].text))
+        section = predict.make(predict.read(path), name, folder, size, model, scale)
+        pictures += section.pictures
     command = command_line(
         "predict",
         predict.main,

@@ -177,9 +177,20 @@ class Results:
         """Folder of the weights and predictions."""
         return self.folder / "cache"
 
+    @property
+    def main_role(self) -> str:
+        """What figures call the chosen run: `best`, or `run` if it is the only one.
+
+        A single run is stored as a sweep of one run without a search method.
+        """
+        return "best" if "method" in self.sweep.config else "run"
+
     def run(self, role: str) -> Run | None:
-        """The run of a role, `best` or `baseline`; None if the choice has none."""
-        chosen = self.choice.roles().get(role)
+        """The run of a role, `best` or `baseline`; None if the choice has none.
+
+        The main role is that of the best run.
+        """
+        chosen = self.choice.roles().get("best" if role == self.main_role else role)
         runs = {run.id: run for run in (*self.sweep.others, *self.sweep.runs)}
         return runs.get(chosen.id) if chosen else None
 
@@ -194,15 +205,15 @@ class Results:
         return run
 
     def roles(self) -> dict[str, Run]:
-        """Role -> run, best first. Only `best` if the baseline is the best run, or there is none.
+        """Role -> run, the main role first. No baseline if it is the best run, or there is none.
 
         Raises:
             UserError: There is no best run.
         """
         best, baseline = self.best, self.run("baseline")
         if baseline is None or baseline.id == best.id:
-            return {"best": best}
-        return {"best": best, "baseline": baseline}
+            return {self.main_role: best}
+        return {self.main_role: best, "baseline": baseline}
 
     @cached_property
     def prepared(self) -> PreparedSet:
@@ -225,7 +236,10 @@ class Results:
 
         Raises UserError if there is none.
         """
-        return weights.find(self.roles()[role], kind, self.sweep.path, self.cache, self.checkpoints)
+        run = self.run(role)
+        if run is None:
+            raise UserError(f"{self.folder / CHOICE_FILE} names no {role} run")
+        return weights.find(run, kind, self.sweep.path, self.cache, self.checkpoints)
 
     def evaluation(self, role: str, split: str, kind: str = "best") -> Evaluation:
         """The evaluation of a role's weights on a split, read or computed once per object.
@@ -273,7 +287,9 @@ class Results:
             file = self.weights(role, kind)
             self._hashed[role, kind] = file, hashlib.sha256(file.read_bytes()).hexdigest()
         weights_file, weights_checksum = self._hashed[role, kind]
-        file = self.cache / "predictions" / f"{self.roles()[role].id}-{kind}-{split}.npz"
+        run = self.run(role)
+        assert run  # it has weights
+        file = self.cache / "predictions" / f"{run.id}-{kind}-{split}.npz"
         kept = evaluations.read(file, weights_checksum + checksum)
         if kept:
             return kept

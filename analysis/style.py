@@ -40,6 +40,7 @@ GREY = "#8A8A8A"
 OLIVE = "#999933"
 ROLES: dict[str, dict[str, Any]] = {
     "best": {"color": BLUE, "linestyle": "-", "marker": "o"},
+    "run": {"color": BLUE, "linestyle": "-", "marker": "o"},  # the only one of its page
     "baseline": {"color": ORANGE, "linestyle": "--", "marker": "s"},
 }
 OUTCOMES: dict[str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis import weights
+from analysis import reader, weights
 from analysis.blending import Model
 from analysis.results import Results
 from analysis.runs import Run
-from segmentation.checkpoint import Checkpoint
+from segmentation import model_facts
 from segmentation.errors import UserError
 from segmentation.labels import NUM_CLASSES
 from segmentation.prepared import PreparedSet
@@ -23,21 +23,41 @@ SIZE = 256
 
 @dataclass(frozen=True)
 class Weights:
-    """A .keras file, and what is known about the run that made it."""
+    """A .keras file, and what is known about its training."""
 
     file: Path
-    scale: int = 1  # factor by which the training images were shrunk; 1 if unknown
+    scale: int | None = None  # factor by which the training images were shrunk; None if unknown
     size: int | None = None  # side of the training patches or windows in px; None if unknown
     checksum: str | None = None  # of the prepared set; None if unknown
     split: str = ""  # option of the prepared set; empty if unknown
+    epoch: int | None = None  # after which the weights were saved; None if unknown
 
     @classmethod
-    def of_run(cls, file: Path, run: Run) -> "Weights":
-        """The weights in `file`, which `run` trained."""
+    def of_run(cls, file: Path, run: Run, kind: str = "best") -> "Weights":
+        """The `kind` weights in `file`, which `run` trained.
+
+        The facts in the file count. A file of an older version has none: then those of the run.
+        """
+        if facts := model_facts.read(file):
+            return cls(file, facts.scale, facts.size, facts.checksum, facts.split, facts.epoch)
         options = run.data_options
-        scale, patch = int(options.get("scale", 1)), options.get("patch_size")
-        window = run.config.get("window") or (int(patch) // scale if patch else None)
-        return cls(file, scale, window, run.data.get("checksum"), str(options.get("split", "")))
+        scale, patch = options.get("scale"), options.get("patch_size")
+        size = run.config.get("window") or (int(patch) // int(scale or 1) if patch else None)
+        return cls(
+            file,
+            int(scale) if scale else None,
+            size,
+            run.data.get("checksum"),
+            str(options.get("split", "")),
+            run.best_epoch if kind == "best" else run.config.get("keep_epoch"),
+        )
+
+    def __str__(self) -> str:
+        """The file, its epoch, and the resolution at which the model was trained."""
+        epoch = f"epoch {self.epoch}" if self.epoch else "epoch unknown"
+        scale = f"scale {self.scale}" if self.scale else "scale unknown"
+        size = f"patches of {self.size} px" if self.size else "patch size unknown"
+        return f"{self.file}: {epoch}, {scale}, {size}"
 
     def training_tiles(self, prepared: PreparedSet) -> list[int]:
         """The tiles on which the model was trained; empty if that is unknown.
@@ -65,26 +85,15 @@ def find(source: str, kind: str, folder: Path, checkpoints: Path) -> Weights:
     """
     path = Path(source)
     if (path / "state.json").is_file():
-        return _of_checkpoint(Checkpoint(path), kind)
+        return Weights.of_run(weights.of_checkpoint(path, kind), reader.read_checkpoint(path), kind)
     if path.is_dir():
         results = Results.open(path, checkpoints=checkpoints)
-        return Weights.of_run(results.weights("best", kind), results.best)
+        return Weights.of_run(results.weights("best", kind), results.best, kind)
     if path.suffix == ".keras":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return Weights(path)
-    return Weights.of_run(*weights.find_by_path(source, kind, folder / "cache", checkpoints))
-
-
-def _of_checkpoint(checkpoint: Checkpoint, kind: str) -> Weights:
-    """The weights in the folder of a checkpoint. Raises UserError if it has none of this kind."""
-    if kind not in checkpoint.files:
-        there = ", ".join(sorted(set(checkpoint.files) - {"last"}))
-        raise UserError(f"{checkpoint.folder} has no {kind} weights; name another role: {there}")
-    identity = checkpoint.identity
-    return Weights(
-        checkpoint.path(kind), size=identity.get("window") or None, checksum=identity.get("data")
-    )
+        return Weights.of_run(path, Run(path.stem), kind)
+    return Weights.of_run(*weights.find_by_path(source, kind, folder / "cache", checkpoints), kind)
 
 
 def open_model(file: Path) -> tuple[Model, int | None]:

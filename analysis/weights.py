@@ -12,6 +12,7 @@ from pathlib import Path
 
 from analysis import reader
 from analysis.runs import Run
+from segmentation.checkpoint import Checkpoint
 from segmentation.errors import UserError
 
 Log = Callable[[str], None]
@@ -25,7 +26,8 @@ def find(
     Args:
         run: The run that was trained.
         kind: `best` or `kept`.
-        sweep_path: Any path in the run's project, as entity/project/id.
+        sweep_path: Any path in the run's project, as entity/project/id. Or the folder of the run's
+            checkpoint, which then has the file: it may be newer than the cache.
         cache: Where the file is kept, as `cache/models/RUN_ID/KIND.keras`.
         checkpoints: Folder in which train.py made one folder per run id.
         log: Receives a line if the file came from `checkpoints`.
@@ -33,6 +35,8 @@ def find(
     Raises:
         UserError: No place has the file, or it is damaged.
     """
+    if (Path(sweep_path) / "state.json").is_file():
+        return of_checkpoint(Path(sweep_path), kind)
     file = cache / "models" / run.id / f"{kind}.keras"
     if file.is_file():
         return _verified(file)
@@ -69,6 +73,19 @@ def find_by_path(
     if not file.is_file():
         _fetch(path, file, cache)
     return _verified(file), run
+
+
+def of_checkpoint(folder: Path, kind: str) -> Path:
+    """The .keras file of this kind in the folder of a checkpoint.
+
+    Raises:
+        UserError: The checkpoint is damaged, or has no such weights.
+    """
+    checkpoint = Checkpoint(folder)
+    if kind not in checkpoint.files:
+        there = ", ".join(sorted(set(checkpoint.files) - {"last"}))
+        raise UserError(f"{folder} has no {kind} weights; name another role: {there}")
+    return checkpoint.path(kind)
 
 
 def write_atomically(file: Path, content: bytes) -> None:

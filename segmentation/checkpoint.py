@@ -1,8 +1,8 @@
 """The folder of one run, `runs/ID`: what is needed to resume it, and the weights of its best epoch.
 
-`state.json` holds the rows of all finished epochs and names the .keras files. Every file is written
-under a temporary name and renamed, `state.json` last. So a run that is killed at any moment resumes
-from its last finished epoch.
+`state.json` holds the rows of all finished epochs, names the .keras files, and describes the run as
+W&B does. Every file is written under a temporary name and renamed, `state.json` last. So a run that
+is killed at any moment resumes from its last finished epoch.
 """
 
 import fcntl
@@ -11,14 +11,15 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmentation.config import Config
 from segmentation.errors import UserError
+from segmentation.model_facts import ModelFacts
 
 if TYPE_CHECKING:
     import keras
@@ -48,6 +49,8 @@ class Checkpoint:
         identity: What all epochs have in common; see `identify`.
         rows: One row per finished epoch.
         files: Role (`last`, `best`, `kept`) -> name of the weights file.
+        run: The run as W&B holds it; see `describe`.
+        status: How the run ended, a key of STATUSES; None before its end and for older files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,6 +59,9 @@ class Checkpoint:
         self.identity: dict[str, Any] = {}
         self.rows: list[Row] = []
         self.files: dict[str, str] = {}
+        self.run: dict[str, Any] = {}
+        self.status: str | None = None
+        self._facts: ModelFacts | None = None
         self._read()
 
     def __enter__(self) -> "Checkpoint":
@@ -137,6 +143,37 @@ class Checkpoint:
             )
         self.identity = dict(identity)
 
+    def describe(self, facts: ModelFacts, run: Mapping[str, Any]) -> None:
+        """Sets what every later epoch stores, so that nobody needs a server to read the run.
+
+        Args:
+            facts: Go into each weights file, with its epoch.
+            run: Name, url, tags and config of the run, as W&B has them; go into state.json.
+        """
+        self._facts, self.run, self.status = facts, dict(run), None
+
+    def end(self, status: str) -> None:
+        """Stores how the run ended, if it has a finished epoch.
+
+        Raises:
+            UserError: The disk is full, or the folder cannot be written.
+        """
+        self.status = status
+        if self.rows:
+            with self._saving():
+                self._write_state()
+
+    def is_locked(self) -> bool:
+        """Whether a process trains in the folder now."""
+        try:
+            with (self.folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def agrees(self, epochs: int, loss: float | None) -> bool:
         """Whether this training began with `epochs` epochs of which the last had `loss`."""
         return self.epoch >= epochs and (not epochs or self.rows[epochs - 1]["loss"] == loss)
@@ -169,12 +206,18 @@ class Checkpoint:
         self.rows.append(row)
         # not compiled: opens without this package
         inference = keras.Model(model.inputs, model.outputs, name=model.name)
-        try:
+        with self._saving():
             self._save_weights("last", model)
             with averaged_weights(model):
                 for role in [role for role, wanted in (("best", best), ("kept", keep)) if wanted]:
                     self._save_weights(role, inference)
             self._write_state()
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """An error of the disk removes half-written files and becomes a UserError."""
+        try:
+            yield
         except OSError as error:
             for part in self.folder.glob("part-*"):
                 part.unlink(missing_ok=True)
@@ -188,6 +231,8 @@ class Checkpoint:
         name = f"{role}-{self.epoch:05d}.keras"
         part = self.folder / f"part-{name}"
         model.save(part)
+        if self._facts:
+            replace(self._facts, epoch=self.epoch).write(part)
         part.replace(self.folder / name)
         self.files[role] = name
 
@@ -236,6 +281,7 @@ class Checkpoint:
                 list(state["rows"]),
                 dict(state["files"]),
             )
+            self.run, self.status = dict(state.get("run", {})), state.get("status")
             if self.identity.get("precision") == "auto":
                 del self.identity["precision"]
             for number, row in enumerate(self.rows, start=1):
@@ -270,11 +316,16 @@ class Checkpoint:
     def _write_state(self) -> None:
         """Writes `state.json`. From then on the epoch counts as finished."""
         part = self.folder / "part-state.json"
+        model = asdict(self._facts) if self._facts else {}
+        model.pop("epoch", None)  # differs from file to file
         state = {
             "format": FORMAT,
             "identity": self.identity,
             "rows": self.rows,
             "files": self.files,
+            "model": model,
+            "run": self.run,
+            "status": self.status,
         }
         with part.open("w") as file:
             json.dump(state, file)

@@ -5,16 +5,14 @@ The results go to W&B, and the pictures also into the run's folder.
 
 from pathlib import Path
 
-import cv2
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation import metrics, tracking
+from segmentation import metrics, pictures, tracking
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import BEST_BY, Config
 from segmentation.datasets import Patches, predict
-from segmentation.labels import decode
 from segmentation.prepared import PreparedSet
 
 PICTURES = 6
@@ -52,12 +50,13 @@ def log_best_weights(
         confusion, truth, probabilities = metrics.pool(predict(best, val_data), PIXELS_PER_BATCH)
         tracking.log_confusion(run, confusion)
         tracking.log_curves(run, metrics.precision_recall_curves(truth, probabilities))
-        _log_pictures(run, best, prepared, val_data.indices, panel)
+        title = f"run {run.id}, epoch {row['epoch']}, val mean IoU {row['val_mean_iou']:.3f}"
+        _log_pictures(run, best, prepared, val_data.indices, panel, title)
         objective = f"best_{BEST_BY[config.best_by]}"
         lines = [
             f"best epoch {row['epoch']}: {objective} {row[objective]:.4f}, "
             f"val mean IoU {row['val_mean_iou']:.3f}",
-            f"pictures: {panel} (image | truth | prediction)",
+            f"pictures: {panel}",
         ]
     tracking.save_model(run, weights, row)
     run.summary["best_epoch"] = row["epoch"]
@@ -71,11 +70,13 @@ def _log_pictures(
     prepared: PreparedSet,
     indices: NDArray[np.int64],
     panel: Path,
+    title: str,
 ) -> None:
-    """Logs some patches with truth and prediction, and writes them as one PNG to `panel`.
+    """Logs some patches with truth and prediction, and draws them as one figure into `panel`.
 
     Args:
         indices: The split's patches, from which PICTURES are chosen.
+        title: Title of the figure.
     """
     chosen = indices[np.linspace(0, len(indices) - 1, PICTURES).astype(int)]
     images, masks = prepared.images[chosen], prepared.masks[chosen]
@@ -84,9 +85,5 @@ def _log_pictures(
         "tile {tile} part {part} row {row} column {column}".format(**prepared.patches[i])
         for i in chosen
     ]
-    columns = [
-        np.vstack(patches)
-        for patches in (images, [*map(decode, masks)], [*map(decode, predictions)])
-    ]
-    cv2.imwrite(str(panel), np.hstack(columns)[..., ::-1])
+    pictures.draw(images, masks, predictions, captions, title, panel)
     tracking.log_pictures(run, images, masks, predictions, captions, panel)

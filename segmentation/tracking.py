@@ -314,6 +314,16 @@ def log_environment(run: Run, device: str, precision: str) -> None:
     _update_config(run, {"environment": environment})
 
 
+def stored(run: Run) -> dict[str, Any]:
+    """The run's name, address, tags and config, as W&B's reading client returns them."""
+    return {
+        "name": run.name or "",
+        "url": "" if run.offline or run.disabled else run.url or "",
+        "tags": sorted(run.tags or ()),
+        "config": dict(run.config),
+    }
+
+
 def _update_config(run: Run, values: dict[str, Any]) -> None:
     """Writes values to the run's config, also over those of an earlier process of this run."""
     # type: the client does not annotate this method

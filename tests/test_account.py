@@ -4,6 +4,7 @@ The account is our server behind HTTPS; see account_helpers.py.
 """
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,20 @@ def test_every_way_to_log_in_sends_the_run_to_the_account(account, tiny_set, tmp
     assert json.loads(run["summary"])["status"] == "finished"
     if log_in is not by_login_to_a_host:
         assert account.asked  # through the proxy, at the client's default address
+    if log_in is by_login:
+        check_the_page_of_a_run(account, home, tiny_set, done.stdout)
+
+
+def check_the_page_of_a_run(account: Account, home: Path, data: Path, output: str) -> None:
+    """Makes the page of the run whose address train.py printed, as on another machine."""
+    address = re.search(r"W&B run: +(http\S+)", output)[1]
+    shutil.move(home / "runs", home / "elsewhere")
+    command = [sys.executable, "-m", "analysis.run", address, f"--data={data}", "--out=page"]
+    done = account.run(*command, home=home, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and "not made" not in done.stderr, done.stderr
+    page = (home / "page" / "report.html").read_text()
+    assert ": finished, 1 epoch, lowest validation loss" in page
+    assert page.count("<figure>") >= 2 + 1 + 4
 
 
 def not_logged_in(account: Account, home: Path) -> str:

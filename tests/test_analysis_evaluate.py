@@ -132,7 +132,7 @@ def pretended(monkeypatch, tmp_path):
     }
     monkeypatch.setattr(trained, "open_model", lambda file: models[file.name])
     for name in models:
-        (tmp_path / name).touch()
+        zipfile.ZipFile(tmp_path / name, "w").close()
     return tmp_path
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_names_its_weights(pretended):
     for name in files.values():
         with zipfile.ZipFile(folder / name, "w") as archive:
             archive.writestr("model", "weights")
-    state = {"identity": {"data": "c1", "window": 48}, "rows": [{"epoch": 1, "val_loss": 0.5}]}
+    state = {"identity": {"data": "c1", "window": 48}, "rows": [{"epoch": 1, "loss": 0.5}]}
     (folder / "state.json").write_text(json.dumps(state | {"files": files}))
     found = trained.find(str(folder), "best", pretended, pretended)
     assert found == trained.Weights(folder / "best-00001.keras", size=48, checksum="c1")

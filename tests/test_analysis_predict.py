@@ -3,7 +3,11 @@
 No Keras: models are functions here.
 """
 
+import json
 import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import damaged_images as images
@@ -13,11 +17,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import blending, predict
+from analysis import best_run, blending, predict, reader, trained
+from analysis.results import Results, save
+from analysis.runs import Run, Sweep
 from analysis.trained import Weights
 from segmentation import tiling
 from segmentation.errors import UserError
 from segmentation.labels import COLORS, NUM_CLASSES, encode
+from segmentation.model_facts import ModelFacts
 
 SIZE = 16
 
@@ -151,7 +158,7 @@ def test_bad_images_are_one_line_each_and_the_others_are_predicted(tmp_path, mon
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.jpg")
-    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras", 1))
     monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     bad = ["cut.jpg", "huge.png", "short.png", "zeros.jpg", "pipe.jpg"]
     names = [str(tmp_path / name) for name in (*bad, "turned.jpg")]
@@ -170,7 +177,7 @@ def test_a_full_disk_and_an_impossible_folder_are_an_error_of_one_line(
     (tmp_path / "a.png").write_bytes(
         cv2.imencode(".png", random.integers(0, 256, (90, 90, 3), dtype=np.uint8))[1].tobytes()
     )
-    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras"))
+    monkeypatch.setattr(predict.trained, "find", lambda *_: Weights(tmp_path / "x.keras", 1))
     monkeypatch.setattr(predict.trained, "open_model", lambda _: (by_color, SIZE))
     command = [str(tmp_path / "a.png"), "--weights", "x", "--out"]
     for out in (tmp_path / "a.png" / "out", tmp_path / ("x" * 300)):
@@ -211,3 +218,101 @@ def test_several_models_are_averaged_and_must_have_one_scale(tmp_path, monkeypat
     scales["high"] = 4
     said = CliRunner().invoke(predict.main, [*command, "--out", str(tmp_path / "out")])
     assert said.exit_code == 1 and "trained at the scales 1, 4" in said.output
+
+
+def by_red(patches: np.ndarray) -> np.ndarray:
+    """A model that predicts a class for each sixth of the range of red."""
+    return np.eye(NUM_CLASSES, dtype=np.float32)[patches[..., 0] // 43]
+
+
+FACTS = ModelFacts(scale=4, size=SIZE, checksum="c", split="tiles", epoch=3)
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch) -> dict[str, str]:
+    """Kind of --weights -> its name, for one model that was trained on images shrunk by 4."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "ab12"
+    folder.mkdir(parents=True)
+    history = [{"epoch": 3, "loss": 0.1, "val_loss": 0.1, "best_val_loss": 0.1}]
+    files = {role: f"{role}-00001.keras" for role in ("last", "best")}
+    state = {"identity": {"data": "c"}, "rows": [history[0] | {"epoch": 1}], "files": files}
+    (folder / "state.json").write_text(json.dumps(state))
+    for name in files.values():
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("config.json", "{}")
+        FACTS.write(folder / name)
+    file = folder / files["best"]
+    run = Run("ab12", history=history, config={"data": {"checksum": "c"}})
+    results = Results(tmp_path / "results", *_choice_of(run))
+    save(results.choice, results.sweep, results.folder)
+    monkeypatch.setattr(reader, "read_run", lambda _: run)
+    monkeypatch.setattr(reader, "read_maker", lambda _: (run, "v0"))
+    monkeypatch.setattr(reader, "download", lambda *_: file)
+    monkeypatch.setattr(trained, "open_model", lambda _: (by_red, None))
+    return {
+        "results folder": "results",
+        ".keras file": str(file),
+        "checkpoint": "runs/ab12",
+        "run in W&B": "me/city/ab12",
+        "artifact in W&B": "me/city/model:v0",
+    }
+
+
+def _choice_of(run: Run):
+    sweep = Sweep("me/city/s", config={"method": "grid"}, runs=(run,))
+    return best_run.choose(sweep), sweep
+
+
+KINDS = ("results folder", ".keras file", "checkpoint", "run in W&B", "artifact in W&B")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_weights_predicts_at_the_scale_of_its_training(
+    sources, kind, tmp_path, random
+):
+    image = random.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    cv2.imwrite("a.png", image[..., ::-1])
+    said = CliRunner().invoke(predict.main, ["a.png", "--weights", sources[kind], "--out", "out"])
+    assert said.exit_code == 0 and said.stderr == "", said.output
+    assert f"epoch 3, scale 4, patches of {SIZE} px" in said.output
+    expected = predict.segment(image, SIZE, by_red, 4)
+    np.testing.assert_array_equal(encode(predict.read(Path("out/a_mask.png"))), expected)
+    assert (expected != predict.segment(image, SIZE, by_red, 1)).any()  # so that it would show
+
+
+def test_another_scale_than_that_of_the_training_is_warned_about(sources, random):
+    cv2.imwrite("a.png", random.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    arguments = ["a.png", "--weights", sources[".keras file"], "--out", "out"]
+    said = CliRunner().invoke(predict.main, [*arguments, "--scale", "2"])
+    assert said.exit_code == 0
+    assert "was trained on images shrunk by 4, and these are shrunk by 2" in said.stderr
+    assert "use --scale 4" in said.stderr
+    assert CliRunner().invoke(predict.main, [*arguments, "--scale", "4"]).stderr == ""
+
+
+def test_a_file_without_facts_is_used_at_scale_1_with_a_warning(sources, random):
+    cv2.imwrite("a.png", random.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    with zipfile.ZipFile("old.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    arguments = ["a.png", "--weights", "old.keras", "--out", "out"]
+    said = CliRunner().invoke(predict.main, arguments)
+    assert said.exit_code == 0 and "epoch unknown, scale unknown" in said.output
+    assert "old.keras does not say at which scale it was trained, and 1 is used" in said.stderr
+    assert CliRunner().invoke(predict.main, [*arguments, "--scale", "4"]).stderr == ""
+
+
+def test_a_model_of_other_classes_is_refused(tmp_path):
+    file = tmp_path / "other.keras"
+    replace(FACTS, classes=("Sky", "Ground")).write(file)
+    with pytest.raises(UserError, match="predicts the classes Sky, Ground"):
+        trained.find(str(file), "best", tmp_path, tmp_path)
+
+
+def test_a_figure_with_a_legend_lies_beside_the_map(tmp_path, random):
+    image = random.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    section = predict.make(image, "x", tmp_path, SIZE, by_red, 4)
+    assert section.pictures[0].file == tmp_path / "x_figure.png"
+    assert "predicted at 1/4 of the resolution" in section.pictures[0].caption
+    height, width = predict.read(tmp_path / "x_figure.png").shape[:2]
+    assert width > 1000 and height > 200

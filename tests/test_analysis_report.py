@@ -5,6 +5,7 @@ Scores are compared with scikit-learn; a second report has the same bytes.
 
 import csv
 import hashlib
+import json
 import re
 import shutil
 from dataclasses import asdict
@@ -17,7 +18,8 @@ from click.testing import CliRunner
 from project_helpers import run_module
 from sklearn import metrics as witness
 
-from analysis import precision_recall, report
+from analysis import curves, precision_recall, report
+from analysis import run as single
 from analysis.results import Results
 from segmentation import metrics
 from segmentation.labels import CLASSES, IGNORE
@@ -218,6 +220,43 @@ def test_curves_and_average_precisions_equal_those_of_scikit_learn(made, tiny_se
         np.testing.assert_array_equal(precision, expected_precision)
         np.testing.assert_array_equal(recall, expected_recall)
         assert areas[name] == pytest.approx(witness.average_precision_score(*columns))
+
+
+def test_a_single_run_without_a_server_has_the_scores_that_it_has_in_a_sweep(
+    made, tiny_set, tmp_path
+):
+    """The same weights, once in a results folder of a sweep, once in the folder of a checkpoint."""
+    checkpoint = tmp_path / "runs" / "best"
+    checkpoint.mkdir(parents=True)
+    files = {role: f"{role}-00003.keras" for role in ("last", "best")}
+    for name in files.values():
+        shutil.copy(made[0] / "cache" / "models" / "best" / "best.keras", checkpoint / name)
+    checksum = PreparedSet.open(tiny_set).manifest["checksum"]
+    same = run("best", (0.5, 0.3, 0.2), learning_rate=0.01, checksum=checksum)
+    state = {"identity": {}, "rows": same.history, "files": files, "run": {"config": same.config}}
+    (checkpoint / "state.json").write_text(json.dumps(state | {"status": "finished"}))
+    out = tmp_path / "out"
+    places = ["--data", str(tiny_set), "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AWAY.items():
+            patch.setenv(name, value)
+        said = CliRunner().invoke(single.main, [str(checkpoint), *places])
+    assert said.exit_code == 0 and "not made" not in said.output, said.output
+    for name in ("scores", "scores_per_class"):
+        mine = list(csv.DictReader((out / f"{name}.csv").open()))
+        theirs = [
+            row | {"run": "run"}
+            for row in csv.DictReader((made[0] / f"{name}.csv").open())
+            if row["run"] == "best"
+        ]
+        assert mine == theirs
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Run best: finished, 3 epochs, lowest validation loss 0.2000 at epoch 3" in page
+    assert "baseline" not in page and "learning_rate 0.01" in page
+    for figure in (curves.main, precision_recall.main):  # the commands that the page names
+        options = ["--out", str(out)] if figure is curves.main else places
+        said = CliRunner().invoke(figure, options)
+        assert said.exit_code == 0, said.output
 
 
 def test_epoch_uses_the_kept_weights_and_refuses_other_epochs(made, tiny_set, tmp_path):

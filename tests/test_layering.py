@@ -29,8 +29,7 @@ ORDER = {
         ),
         *("config", "labels"),
         *("files", "download", "sources", "options", "splits", "prepared", "overview"),
-        *("convert", "prepare"),
-        "windows",
+        *("convert", "prepare", "windows", "model_facts", "pictures"),
         *(
             "city",
             "synthetic",
@@ -161,14 +160,14 @@ def only_named_files_import_wandb(root: Path) -> Iterator[str]:
 
 
 def commands_import_no_command(root: Path) -> Iterator[str]:
-    """But `analysis.report` puts all others on one page, and `prepare` ends with a picture."""
+    """But reports put all others on one page (`report`, and `run` with it); `prepare` draws one."""
     commands = {
         ".".join(file.relative_to(root).with_suffix("").parts)
         for package in ("segmentation", "analysis")
         for file in python_files(root, package)
         if "@click.command" in file.read_text()
     } | {"train"}
-    for name in commands - {"analysis.report", "segmentation.prepare"}:
+    for name in commands - {"analysis.report", "analysis.run", "segmentation.prepare"}:
         for used in imports(root, root / (name.replace(".", "/") + ".py")) & commands:
             yield f"{name} imports {used}"
 

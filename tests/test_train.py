@@ -3,14 +3,17 @@
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import wandb
 from loopback_helpers import Served
@@ -20,11 +23,13 @@ from wandb.apis.normalize import normalize_exceptions
 from wandb.apis.public.runs import RunNotFoundError
 
 import train
-from segmentation import datasets, losses, models, split_sums
+from segmentation import datasets, losses, model_facts, models, split_sums
 from segmentation.checkpoint import Checkpoint
 from segmentation.config import OBJECTIVE, Config
 from segmentation.ending import RunEnded, out_of_memory_caught
 from segmentation.errors import UserError
+from segmentation.labels import CLASSES
+from segmentation.model_facts import ModelFacts
 from segmentation.prepared import PreparedSet
 
 
@@ -149,6 +154,28 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     }
 
 
+def test_every_weights_file_says_how_its_images_were_made_and_opens_in_keras(tmp_path):
+    facts = ModelFacts(scale=4, size=16, checksum="c", split="tiles")
+    model = models.build(Config(), 16)
+    model.compile(keras.optimizers.Adam(0.001), losses.CrossEntropy())
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.describe(facts, {"name": "x", "config": {"seed": 0}})
+    for epoch in (1, 2):
+        row = {"epoch": epoch, "loss": 1.0 / epoch}
+        checkpoint.save(model, row, best=epoch == 1, keep=epoch == 2)
+    for role, epoch in (("best", 1), ("kept", 2), ("last", 2)):
+        assert model_facts.read(checkpoint.path(role)) == replace(facts, epoch=epoch)
+    assert model_facts.read(checkpoint.path("last")).classes == CLASSES
+    images = np.full((1, 16, 16, 3), 7, np.uint8)
+    opened = keras.saving.load_model(checkpoint.path("best"), safe_mode=True)
+    np.testing.assert_array_equal(opened.predict_on_batch(images), model.predict_on_batch(images))
+    again = Checkpoint(tmp_path)
+    assert again.load().count_params() == model.count_params()
+    assert again.run == {"name": "x", "config": {"seed": 0}} and again.status is None
+    again.end("diverged")
+    assert Checkpoint(tmp_path).status == "diverged"
+
+
 def command(data: Path, runs: Path, *options: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), f"--data={data}", f"--runs={runs}", *options]
 
@@ -234,17 +261,34 @@ def test_the_terminal_shows_warnings_of_tensorflow_and_nothing_else_of_it(tmp_pa
     lines = output.splitlines()
     own = [line for line in lines if "TF_ENABLE_ONEDNN_OPTS is not set to either" not in line]
     assert len(own) < len(lines), output
+    # on a busy machine, once per home folder; Keras imports Matplotlib
+    own = [line for line in own if "Matplotlib is building the font cache" not in line]
     expected = [
         r".+, float32, 1,941,190 parameters; patches: 75 train, 18 val, 24 test",
         r"epoch   1/1  loss \S+  val_loss \S+  val accuracy \S+  val mean IoU \S+  \d+\.\d s",
         r"best epoch 1: best_val_loss .*",
         r"scores: .*state\.json",
-        r"pictures: .*predictions\.png .*",
+        r"pictures: .*predictions\.png",
         r"W&B run: .*offline-run.*",
+        r"report: +python -m analysis\.run \S+ --data \S+",
     ]
     assert len(own) == len(expected), output
     for pattern, line in zip(expected, own, strict=True):
         assert re.fullmatch(pattern, line), output
+    _, *words = shlex.split(own[-1].removeprefix("report:"))
+    away = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    run_id = Path(words[2]).name
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env=away | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "not made" not in done.stderr, done.stderr
+    page = (tmp_path / "results" / f"run-{run_id}" / "report.html").read_text()
+    assert f"Run {run_id}: finished, 1 epoch, lowest validation loss" in page
+    assert page.count("<figure>") >= 2 + 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -311,8 +355,8 @@ def test_in_every_ending_the_last_objective_is_its_minimum(
         begin(self, number, logs)
 
     monkeypatch.setattr(callbacks.Progress, "on_epoch_begin", begin_or_end)
-    final, _ = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
-    assert final == status
+    final, state = offline(tiny_set, f"ends-{status}-{epoch}", epochs=2)
+    assert final == status and state.get("status") == (status if epoch else None)
     values = [row[OBJECTIVE] for row in logged]
     assert values == sorted(values, reverse=True)
     if epoch:
