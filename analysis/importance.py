@@ -42,9 +42,9 @@ def importances(sweep: Sweep) -> tuple[dict[str, tuple[float, float]], int]:
     ]
     if len(used) < MIN_RUNS or not names:
         raise UserError(
-            f"importance of the hyperparameters: {len(used)} finished or stopped runs that differ "
-            f"in {len(names)} hyperparameters are too few for fANOVA; {MIN_RUNS} runs and one "
-            "hyperparameter are the least"
+            f"the importance of hyperparameters needs {MIN_RUNS} finished or stopped runs that "
+            f"differ in at least one of them; this sweep has {len(used)}, which differ in "
+            f"{len(names)}"
         )
     values = [sweep.value(run) for run in used]
     if len(set(values)) == 1:

@@ -187,8 +187,8 @@ def parallel(results: Results) -> tuple[Picture]:
     runs, names = _compared(results.sweep, "parallel coordinates")
     if len(runs) < MIN_PARALLEL:
         raise UserError(
-            f"{len(runs)} runs ended with a finite objective: no parallel coordinates of fewer "
-            f"than {MIN_PARALLEL}"
+            f"parallel coordinates need {MIN_PARALLEL} runs with a finite objective; this sweep "
+            f"has {len(runs)}"
         )
     scales = {name: Scale.of([run.hyperparameters.get(name) for run in runs]) for name in names}
     values = [results.sweep.value(run) for run in runs]

@@ -158,8 +158,8 @@ def test_a_search_has_its_figures_and_other_sweeps_share_the_axes_of_its_progres
         "sweep_rate_batch",
         "sweep_parameters",
     }
-    assert any("no parallel coordinates of fewer than 20" in note.text for note in section.notes)
-    assert any("too few for fANOVA; 30 runs" in note.text for note in section.notes)
+    assert any("parallel coordinates need 20 runs" in note.text for note in section.notes)
+    assert any("needs 30 finished or stopped runs" in note.text for note in section.notes)
     section.write()
     labels = {row["sweep"] for row in csv.DictReader((tmp_path / "sweep_progress.csv").open())}
     assert labels == {"city search: bayes, 14 runs", "city search: random, 1 runs"}
@@ -232,7 +232,7 @@ def test_the_hyperparameter_that_decides_has_the_largest_importance(searched, mo
     assert sum(share for share, _ in shares.values()) == pytest.approx(1)
     assert all(0 < error < 0.5 for _, error in shares.values())
     monkeypatch.setattr(importance, "MIN_RUNS", 13)
-    with pytest.raises(UserError, match="too few"):
+    with pytest.raises(UserError, match="needs 13 finished or stopped runs"):
         importance.importances(sweep(*searched))
 
 
