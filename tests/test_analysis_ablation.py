@@ -25,9 +25,10 @@ PLACES = ["1,3", "2"]
 
 
 def confusion(share: float) -> list[list[int]]:
-    """Two equal classes, of each of which this share is predicted correctly."""
+    """Two equal classes, each with this share predicted correctly, and a perfect Unlabeled."""
     right = round(1000 * share)
     matrix = np.zeros((6, 6), int)
+    matrix[5, 5] = 50
     matrix[:2, :2] = [[right, 1000 - right], [1000 - right, right]]
     return matrix.tolist()
 
@@ -71,7 +72,7 @@ def test_places_are_pooled_before_the_score(ordered):
     both = np.sum([scored.confusions[place] for place in PLACES], axis=0)
     right = both[0, 0]
     accuracy, mean_iou = scored.score(PLACES)
-    assert accuracy == pytest.approx(right / 2000)
+    assert accuracy == pytest.approx((2 * right + 100) / 4100)
     assert mean_iou == pytest.approx(right / (2 * 2000 - right))
 
 

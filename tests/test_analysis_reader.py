@@ -131,7 +131,8 @@ def test_sweep_json_holds_whole_histories_summaries_and_configurations(swept):
     ]
     assert not runs["empty"]["history"]
     assert runs["good"]["config"]["data"]["checksum"] == "c"
-    assert "Of 9 runs (7 finished, 1 stopped, 1 diverged) the best is" in said
+    assert "of 9 runs (7 finished, 1 stopped, 1 diverged)" in said
+    assert "The best run of the search is " in said and f"({runs['better']['id']})" in said
     assert "which is stopped: it ignores how a run ended" in said
     choice = json.loads((folder / "best_run.json").read_text())
     assert choice["best"]["id"] == runs["better"]["id"]

@@ -90,6 +90,24 @@ def test_a_run_with_the_whole_recipe_resumes_exactly(offline, eager, mosaics, in
         offline(mosaics, "once", epochs=4, **RECIPE)
 
 
+@pytest.mark.parametrize(("best_by", "best"), [("loss", 3), ("error", 2)])
+def test_the_best_weights_are_those_of_the_value_that_best_by_names(
+    offline, eager, tiny_set, monkeypatch, best_by, best
+):
+    values = iter([(3.0, 0.5), (2.0, 0.4), (1.0, 0.6)])
+
+    def validate(self, _):
+        loss, error = next(values)
+        scores = {"val_accuracy": 0.5, "val_mean_iou": 0.5}
+        return {"val_loss": loss, "val_error": error, **scores}
+
+    monkeypatch.setattr(callbacks.EpochLogger, "_validate", validate)
+    _, state = offline(tiny_set, f"by-{best_by}", epochs=3, best_by=best_by)
+    assert state["files"]["best"] == f"best-{best:05d}.keras"
+    assert [row["best_val_loss"] for row in state["rows"]] == [3.0, 2.0, 1.0]
+    assert [row["best_val_error"] for row in state["rows"]] == [0.5, 0.4, 0.4]
+
+
 def test_without_a_validation_split_the_last_weights_are_the_best(
     offline, eager, set_of, logged, tmp_path
 ):
