@@ -158,8 +158,10 @@ def train(
     val_data = None
     if prepared.has("val"):
         val_data = datasets.Patches(prepared, "val", config.val_batch_size)
-    model = checkpoint.load() if checkpoint.epoch else None
-    model = model or models.compiled(config, prepared.patch_size, len(train_data))
+    if checkpoint.epoch:
+        model = checkpoint.load()
+    else:
+        model = models.compiled(config, prepared.patch_size, len(train_data))
     print(description(device, precision, model.count_params(), prepared), flush=True)
     if account.is_logged_out():
         print(

@@ -5,7 +5,6 @@ This module needs no framework. `datasets.Windows` makes batches of the windows.
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -151,6 +150,8 @@ def resized(image: NDArray[np.uint8], mask: NDArray[np.uint8], size: int) -> Pai
     Shrunk images are means over areas, and enlarged ones are interpolated linearly. A pixel of the
     mask is the nearest one of the original.
     """
+    import cv2  # imported late: train.py checks the sizes of windows before its slow imports
+
     if len(mask) == size:
         return image.copy(), mask.copy()
     method = cv2.INTER_AREA if len(mask) > size else cv2.INTER_LINEAR
