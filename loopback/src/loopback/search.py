@@ -118,10 +118,53 @@ def chosen_values(config: SweepConfig, values: object) -> dict[str, Any]:
     """The part of a run's configuration that the search chose: `{name: {"value": ...}}`."""
     if not isinstance(values, dict):
         return {}
-    found = {name: values.get(name) for name in config.get("parameters", {})}
-    return {
-        name: value for name, value in found.items() if isinstance(value, dict) and "value" in value
+    parameters = config.get("parameters", {})
+    found = {name: values.get(name) for name in parameters}
+    chosen = {
+        name: value["value"]
+        for name, value in found.items()
+        if isinstance(value, dict) and "value" in value
     }
+    return {name: {"value": value} for name, value in as_declared(parameters, chosen).items()}
+
+
+def as_declared(parameters: object, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with each value replaced by the equal one that the sweep declares.
+
+    The client stores 1.0 as 1. W&B's grid search compares mappings as text, so it would not see
+    that {a: 1.0} was tried, and propose it again without end.
+
+    Args:
+        parameters: The `parameters` of a sweep, perhaps nested.
+        values: Name -> value.
+    """
+    if not isinstance(parameters, dict):
+        return values
+    found = dict(values)
+    for name, parameter in parameters.items():
+        if name not in found or not isinstance(parameter, dict):
+            continue
+        if "parameters" in parameter and isinstance(found[name], dict):
+            found[name] = as_declared(parameter["parameters"], found[name])
+            continue
+        declared = parameter.get("values", [parameter.get("value")])
+        key = _comparable(found[name])
+        equal = [value for value in declared or () if _comparable(value) == key]
+        found[name] = equal[0] if equal else found[name]
+    return found
+
+
+def _comparable(value: object) -> str:
+    """Text that is the same for 1 and 1.0, also inside lists and mappings, but not for true."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {str(name): plain(inner) for name, inner in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [plain(inner) for inner in part]
+        return int(part) if isinstance(part, float) and part.is_integer() else part
+
+    return json.dumps(plain(value), sort_keys=True, default=str)
 
 
 def parameter_set(config: SweepConfig) -> Any:
