@@ -115,7 +115,8 @@ def main(sweep: str, data: Path, checkpoints: Path, folder: Path, halves: tuple[
     read = reader.read_sweep(sweep)
     runs = measure(read, prepared, folder, checkpoints)
     ordered = arms(runs, read.config)
-    state = f"{len(runs)} of {_planned(read.config)} runs"
+    done = sum(len(arm.runs) for arm in ordered)  # a repeat of one seed counts once
+    state = f"{done} of {_planned(read.config)} runs"
     for file in render(ordered, groups, folder, state):
         click.echo(file)
 
