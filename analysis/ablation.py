@@ -19,13 +19,13 @@ from analysis.cli import FOLDER, checkpoints_option, data_option
 from analysis.evaluations import evaluate
 from analysis.runs import Run, Sweep, as_number
 from analysis.sections import Cell, Table
+from analysis.verdict import CONFIDENCE
 from segmentation import metrics
 from segmentation.config import BASELINE
 from segmentation.errors import UserError, written
 from segmentation.prepared import PreparedSet
 
 FILE = "ablation.json"
-CONFIDENCE = 0.95
 FEWEST = 2  # seeds from which an interval can be computed
 STEP = 2  # by how many hyperparameters an arm may extend the arm that it is compared with
 

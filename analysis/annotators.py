@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation import metrics, splits
+from segmentation.convert import decode_pair
 from segmentation.errors import BadFilesError, UserError
-from segmentation.labels import IGNORE, encode
-from segmentation.sources import Part, decode, find_parts, find_root, read_bytes, source_name
+from segmentation.labels import IGNORE
+from segmentation.sources import Part, find_parts, find_root
 
 CORRELATION = 0.8
 """Least correlation of brightness that two views of the same picture have where they overlap.
@@ -127,13 +128,7 @@ def mosaic(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     Raises:
         UserError: The parts do not fit together, or a file is damaged.
     """
-    pairs = []
-    for part in parts:
-        image, mask = (
-            decode(read_bytes(path, source_name(path)), source_name(path))
-            for path in (part.image, part.mask)
-        )
-        pairs.append((image, encode(mask, source_name(part.mask))))
+    pairs = [decode_pair(part, "error") for part in parts]
     try:
         image, mask = (
             np.vstack([np.hstack([pair[i] for pair in pairs[row : row + 3]]) for row in (0, 3, 6)])

@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
+from segmentation import overview
 from segmentation.labels import CLASSES, COLORS
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
@@ -96,24 +97,15 @@ ERRORS = {"right": "#DDDDDD", "wrong": "#C1121F", "not annotated": BLACK}
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
-WIDTH = 8.0  # inches; one width for all figures, so that their text has one size on a page
-DPI = 140
+WIDTH, DPI = overview.WIDTH, overview.DPI  # one width, so that all text has one size on a page
 RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **overview.LOOK,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
-    "image.interpolation": "nearest",
     "svg.fonttype": "path",
     "svg.hashsalt": "aerial-sweeps",  # ids of elements are hashes, of random numbers without it
 }

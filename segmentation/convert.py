@@ -166,7 +166,7 @@ def decoding_problems(
     """One line per problem that only decoding the files can show. Writes nothing."""
 
     def check(part: Part) -> None:
-        _decode_pair(part, on_unknown)
+        decode_pair(part, on_unknown)
 
     return _run_per_part(check, parts, workers)[1]
 
@@ -213,7 +213,7 @@ def _convert_part(
     Returns:
         (7,) pixels per class and of ignore of the whole mask, and (n, 7) those of each patch.
     """
-    image, mask = _decode_pair(part, options.on_unknown)
+    image, mask = decode_pair(part, options.on_unknown)
     images, _ = cut(image, options.patch_size, options.grid)
     masks, _ = cut(mask, options.patch_size, options.grid)
     images, masks = _shrink(images, masks, options.scale)
@@ -235,7 +235,7 @@ def _convert_mosaic(
 
     def place(part: Part) -> None:
         row, column = layout.corners[part]
-        pair = _decode_pair(part, options.on_unknown)
+        pair = decode_pair(part, options.on_unknown)
         for whole, pixels in zip((image, mask), pair, strict=True):
             window = whole[row : row + part.height, column : column + part.width]
             window[:] = pixels[: len(window), : window.shape[1]]
@@ -261,7 +261,7 @@ def _shrink(
     return shrink_images(images, scale), shrink_masks(masks, scale, VALUES)
 
 
-def _decode_pair(part: Part, on_unknown: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def decode_pair(part: Part, on_unknown: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(h, w, 3) uint8 RGB image and (h, w) uint8 class indices of a part."""
     mask = encode(_decode_file(part.mask, part), source_name(part.mask), on_unknown)
     return _decode_file(part.image, part), mask

@@ -37,7 +37,7 @@ PART_GAP, TILE_GAP = 0.4, 2.0  # in the map, in patches
 NOMINAL = 6  # side of a tile that was left out, in patches: the set does not know its size
 ASPECT = 8  # about the width of the map over its height
 
-WIDTH, DPI = 8.0, 140  # inches, px per inch: as the figures of `analysis`
+WIDTH, DPI = 8.0, 140  # inches, px per inch; `analysis.style` uses them and LOOK too
 LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": 9.5,
